@@ -1,0 +1,61 @@
+"""Fixtures of the whole suite: poisoned memory, the device, the shared data, the GPU guard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-gpu",
+        action="store_true",
+        help="a GPU must be there: a test marked gpu that would be skipped fails instead",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory() -> Iterator[None]:
+    """Fill every torch.empty with NaN, so that a kernel that leaves an element unwritten fails."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real text beside the repository; never committed."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real text beside the repository: ../shared/data is missing")
+    return folder
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """CUDA for tests marked gpu, else the CPU."""
+    if request.node.get_closest_marker("gpu") is None:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    return torch.device("cuda")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    wanted = item.config.getoption("--require-gpu") and item.get_closest_marker("gpu") is not None
+    if wanted and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped under --require-gpu: {report.longrepr}"
+    return report
