@@ -1,0 +1,1 @@
+"""GPU kernels: one file an op, the only place that chooses one."""
