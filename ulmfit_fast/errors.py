@@ -1,4 +1,4 @@
-"""The one exception that means: the user can fix this, and the message says how."""
+"""The exceptions whose message is meant for the user: what is wrong and what to do, in one line."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it as it is and exits with status 2.
     """
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on, such as a loss that is not finite: one line, as above."""

@@ -1,7 +1,7 @@
 """The documented functions: check the arguments, then call the operation.
 
-Sizes as in reference.py. Every random mask is a function of a seed tensor; draw_seeds makes seeds from
-PyTorch's generator of the device, so torch.manual_seed fixes every mask.
+Sizes as in reference.py. Every random mask is a function of a seed tensor; draw_seeds makes seeds
+from PyTorch's generator of the device, so torch.manual_seed fixes every mask.
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ def drop_connect(weight: Tensor, drop_p: float, seed: Tensor) -> Tensor:
     if not weight.is_floating_point():
         raise ValueError(f"weight: expected a floating-point tensor, found {weight.dtype}")
     if seed.dtype != torch.int64 or seed.numel() != 1:
-        raise ValueError(
-            f"seed: expected an int64 tensor with one element, found {seed.dtype} {list(seed.shape)}"
-        )
+        found = f"{seed.dtype} {list(seed.shape)}"
+        raise ValueError(f"seed: expected an int64 tensor with one element, found {found}")
     if seed.device != weight.device:
         raise ValueError(f"seed: expected on {weight.device} beside weight, found on {seed.device}")
     _native.require_kernel("drop_connect", weight.device)
@@ -53,7 +52,10 @@ def drop_connect(weight: Tensor, drop_p: float, seed: Tensor) -> Tensor:
 
 
 def lstm(
-    x: Tensor, state: State, weights: tuple[Tensor, Tensor, Tensor, Tensor], drop_p: float,
+    x: Tensor,
+    state: State,
+    weights: tuple[Tensor, Tensor, Tensor, Tensor],
+    drop_p: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, State]:
     """Run one LSTM layer whose recurrent weights are dropped once for the whole sequence.
@@ -149,9 +151,9 @@ def check_lstm_shapes(x: Tensor, state: State, weights: tuple[Tensor, ...]) -> N
     """Raise ValueError naming the first argument of lstm whose shape does not fit x and w_hh."""
     if x.dim() != 3 or x.shape[0] == 0 or x.shape[1] == 0:
         raise ValueError(f"x: expected shape [T, B, I] with T, B >= 1, found {list(x.shape)}")
-    (_, B, I), H = x.shape, weights[1].shape[-1]
+    B, H = x.shape[1], weights[1].shape[-1]
     expected = {
-        "w_ih": (weights[0], [4 * H, I]),
+        "w_ih": (weights[0], [4 * H, x.shape[2]]),
         "w_hh": (weights[1], [4 * H, H]),
         "b_ih": (weights[2], [4 * H]),
         "b_hh": (weights[3], [4 * H]),

@@ -3,9 +3,10 @@
 Sizes: T time steps, B batch rows, I input features, H hidden units, E embedding size, V vocabulary,
 N tokens, L layers. Gates are stacked i, f, g, o as in torch.nn.LSTM.
 
-Random masks are functions of a seed. Element i of a tensor (row-major, whatever the strides) reads word
-i % 4 of Philox4x32-10 with counter (j lo32, j hi32, 0, 0), j = i // 4, and key (seed lo32, seed hi32).
-It is kept iff that word >= floor(drop_p * 2**32), and a kept value is multiplied by 1 / (1 - drop_p).
+Random masks are functions of a seed. Element i of a tensor (row-major, whatever the strides) reads
+word i % 4 of Philox4x32-10 with counter (j lo32, j hi32, 0, 0), j = i // 4, and key (seed lo32,
+seed hi32). It is kept iff that word >= floor(drop_p * 2**32), and a kept value is multiplied by
+1 / (1 - drop_p).
 """
 
 from __future__ import annotations
@@ -63,9 +64,7 @@ def keep_mask(shape: torch.Size | tuple[int, ...], drop_p: float, seed: Tensor) 
     block = torch.arange((n + 3) // 4, device=seed.device)
     zero = torch.zeros_like(block)
     seed = seed.reshape(())
-    words = philox4x32(
-        (block & WORD, block >> 32, zero, zero), (seed & WORD, (seed >> 32) & WORD)
-    )
+    words = philox4x32((block & WORD, block >> 32, zero, zero), (seed & WORD, (seed >> 32) & WORD))
     threshold = int(drop_p * 2**32)
     return (torch.stack(words, dim=1).flatten()[:n] >= threshold).reshape(shape)
 

@@ -1,0 +1,207 @@
+"""The specification itself, held against published vectors, torch's own modules and gradcheck."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numerics import relative_error
+from torch import Tensor, nn
+
+from ulmfit_fast import reference
+
+SEED = torch.tensor(20260923)
+
+# Random123 1.14, tests/kat_vectors: philox4x32 10 rounds, counter, key, expected words.
+PHILOX_VECTORS = [
+    ("0 0 0 0", "0 0", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff " * 4, "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    (
+        "243f6a88 85a308d3 13198a2e 03707344",
+        "a4093822 299f31d0",
+        "d16cfe09 94fdcceb 5001e420 24126ea1",
+    ),
+]
+
+
+def words(text: str) -> tuple[Tensor, ...]:
+    return tuple(torch.tensor([int(word, 16)]) for word in text.split())
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), PHILOX_VECTORS)
+def test_philox_gives_the_published_vectors(counter: str, key: str, expected: str) -> None:
+    found = reference.philox4x32(words(counter), words(key))
+    assert [int(word) for word in found] == [int(word) for word in words(expected)]
+
+
+def test_keep_mask_reads_the_documented_words() -> None:
+    seed = torch.tensor((7 << 32) + 5)
+    keep = reference.keep_mask((3, 5), 0.5, seed)
+    for index in range(15):
+        counter = tuple(torch.tensor([x]) for x in (index // 4, 0, 0, 0))
+        block = reference.philox4x32(counter, (torch.tensor([5]), torch.tensor([7])))
+        assert bool(keep.flatten()[index]) == (int(block[index % 4]) >= 2**31)
+
+
+@pytest.mark.parametrize("drop_p", [0.05, 0.3, 0.5, 0.9])
+def test_keep_rate_is_within_five_sigma(drop_p: float) -> None:
+    n = 200_000
+    kept = int(reference.keep_mask((n,), drop_p, SEED).sum())
+    sigma = (n * drop_p * (1 - drop_p)) ** 0.5
+    assert abs(kept - n * (1 - drop_p)) < 5 * sigma
+
+
+def test_masks_of_other_seeds_and_neighbouring_elements_are_independent() -> None:
+    masks = torch.stack([reference.keep_mask((50_000,), 0.5, SEED + i).double() for i in range(4)])
+    correlation = np.corrcoef(torch.cat([masks, masks[:1].roll(1, dims=1)]).numpy())
+    assert np.abs(correlation - np.eye(5)).max() < 5 / 50_000**0.5
+
+
+def test_drop_connect_of_strided_weights_uses_logical_indices() -> None:
+    weight = torch.randn(6, 10)
+    strided = weight.t().contiguous().t()
+    dropped = reference.drop_connect(strided, 0.4, SEED)
+    assert torch.equal(dropped, reference.drop_connect(weight, 0.4, SEED))
+    assert dropped.is_contiguous()
+
+
+def draw_lstm(T: int, B: int, n_inputs: int, H: int, dtype: torch.dtype = torch.float64):
+    generator = torch.Generator().manual_seed(T * 1000 + B * 100 + H)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    weights = tuple(
+        draw(*shape) * H**-0.5 for shape in [(4 * H, n_inputs), (4 * H, H), (4 * H,), (4 * H,)]
+    )
+    return draw(T, B, n_inputs), (draw(B, H), draw(B, H)), weights
+
+
+def torch_lstm(x: Tensor, state: tuple[Tensor, Tensor], weights: tuple[Tensor, ...]):
+    lstm = nn.LSTM(x.shape[2], state[0].shape[1], dtype=x.dtype)
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    parameters = dict(zip(names, weights, strict=True))
+    h0, c0 = (s.unsqueeze(0) for s in state)
+    y, (h, c) = torch.func.functional_call(lstm, parameters, (x, (h0, c0)))
+    return y, (h[0], c[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 2, 5, 7), (17, 5, 12, 16)])
+def test_lstm_equals_torch_lstm_with_dropped_weights(shape: tuple[int, ...]) -> None:
+    x, state, weights = draw_lstm(*shape)
+    leaves = [x, *state, *weights]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    y, (h, c) = reference.lstm(x, state, weights, 0.5, SEED)
+    dropped = (weights[0], reference.drop_connect(weights[1], 0.5, SEED), *weights[2:])
+    expected_y, (expected_h, expected_c) = torch_lstm(x, state, dropped)
+    for found, expected in [(y, expected_y), (h, expected_h), (c, expected_c)]:
+        assert relative_error(found, expected) < 1e-14
+    out = torch.randn_like(y)
+    found_grads = torch.autograd.grad((y * out).sum() + c.sin().sum(), leaves)
+    expected_grads = torch.autograd.grad((expected_y * out).sum() + expected_c.sin().sum(), leaves)
+    for found, expected in zip(found_grads, expected_grads, strict=True):
+        assert relative_error(found, expected) < 1e-12
+
+
+@pytest.mark.parametrize("drop_p", [0.0, 0.5])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (6, 3, 7), (9, 2, 16)])
+def test_handwritten_backward_equals_autograd(shape: tuple[int, int, int], drop_p: float) -> None:
+    T, B, H = shape
+    _, (h0, c0), (_, w_hh, _, _) = draw_lstm(T, B, 1, H)
+    gates_x = torch.randn(T, B, 4 * H, dtype=torch.float64)
+    leaves = [x.requires_grad_() for x in (gates_x, w_hh, h0, c0)]
+    y, c, gates = reference.lstm_forward(gates_x, w_hh, h0, c0, drop_p, SEED)
+    dy, dc_n = torch.randn_like(y), torch.randn_like(c0)
+    expected = torch.autograd.grad((y * dy).sum() + (c[-1] * dc_n).sum(), leaves)
+    with torch.no_grad():
+        found = reference.lstm_backward(dy, dc_n, (y, c, gates), w_hh, (h0, c0), drop_p, SEED)
+    for x, exact in zip(found, expected, strict=True):
+        assert relative_error(x, exact) < 1e-13
+
+
+def test_lstm_passes_gradcheck() -> None:
+    x, state, weights = draw_lstm(3, 2, 2, 3)
+    leaves = [leaf.requires_grad_() for leaf in (x, *state, *weights)]
+
+    def run(x: Tensor, h0: Tensor, c0: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        y, (_, c) = reference.lstm(x, (h0, c0), weights, 0.4, SEED)
+        return y, c
+
+    assert torch.autograd.gradcheck(run, leaves)
+    assert torch.autograd.gradgradcheck(run, leaves)
+
+
+def test_lstm_in_bfloat16_keeps_its_cell_state_in_float32() -> None:
+    x, state, weights = draw_lstm(40, 2, 8, 16, torch.bfloat16)
+    gates_x = nn.functional.linear(x, weights[0], weights[2] + weights[3])
+    y, c, _ = reference.lstm_forward(gates_x, weights[1], *state, 0.0, SEED)
+    assert (y.dtype, c.dtype) == (torch.bfloat16, torch.float32)
+    wide = [t.float() for t in (gates_x, weights[1], *state)]
+    exact, _, _ = reference.lstm_forward(*wide, 0.0, SEED)
+    assert relative_error(y, exact) < 5e-3
+
+
+def test_embedding_dropout_drops_whole_words_and_passes_gradcheck() -> None:
+    weight = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    ids = torch.tensor([[0, 1, 2], [3, 4, 1]])
+    keep = reference.keep_mask((6, 1), 0.5, SEED)[:, 0]
+    out = reference.embedding_dropout(ids, weight, 0.5, SEED, padding_idx=1)
+    assert torch.equal(out, 2 * weight[ids] * keep[ids].unsqueeze(-1))
+    out.sum().backward()
+    assert weight.grad is not None
+    assert weight.grad[1].abs().max() == 0
+    assert torch.autograd.gradcheck(
+        lambda w: reference.embedding_dropout(ids, w, 0.5, SEED), weight
+    )
+
+
+def test_variational_dropout_repeats_its_mask_over_time() -> None:
+    x = torch.randn(5, 2, 8, dtype=torch.float64, requires_grad=True)
+    out = reference.variational_dropout(x, 0.5, SEED)
+    kept = out != 0
+    assert torch.equal(kept, kept[:1].expand_as(kept))
+    assert torch.equal(kept[0], reference.keep_mask((2, 8), 0.5, SEED))
+    assert torch.autograd.gradcheck(lambda x: reference.variational_dropout(x, 0.5, SEED), x)
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), min_size=1, max_size=5))
+def test_concat_pool_equals_pooling_each_row_alone(spans: list[tuple[int, int]]) -> None:
+    output = torch.randn(len(spans), 12, 3, dtype=torch.float64)
+    start = torch.tensor([first for first, _ in spans])
+    end = torch.tensor([first + length for first, length in spans])
+    pooled = reference.concat_pool(output, start, end)
+    for row, (first, length) in enumerate(spans):
+        x = output[row, first : first + length]
+        assert torch.allclose(pooled[row], torch.cat([x[-1], x.amax(0), x.mean(0)]))
+
+
+def test_linear_cross_entropy_equals_torch_and_ignores_targets() -> None:
+    hidden, weight = torch.randn(7, 4), torch.randn(9, 4)
+    bias, targets = torch.randn(9), torch.tensor([0, 8, -100, 3, 3, -100, 1])
+    loss = reference.linear_cross_entropy(hidden, weight, bias, targets)
+    kept = targets != -100
+    rows = nn.functional.linear(hidden[kept], weight, bias).log_softmax(1)
+    assert torch.allclose(loss, -rows[torch.arange(5), targets[kept]].mean())
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_adamw_step_equals_torch_with_changing_rates_and_momentum(weight_decay: float) -> None:
+    param = torch.randn(4, 3, dtype=torch.float64)
+    twin = nn.Parameter(param.clone())
+    optimizer = torch.optim.AdamW([twin], eps=1e-5, weight_decay=weight_decay)
+    moments = (torch.zeros_like(param), torch.zeros_like(param))
+    for step in range(1, 8):
+        lr, betas = 0.01 * step, (0.7 + 0.02 * step, 0.99)
+        grad = torch.randn_like(param)
+        param, *moments = reference.adamw_step(
+            param, grad, tuple(moments), step,
+            lr=lr, weight_decay=weight_decay, betas=betas, eps=1e-5,
+        )  # fmt: skip
+        twin.grad = grad
+        optimizer.param_groups[0].update(lr=lr, betas=betas)
+        optimizer.step()
+        assert relative_error(param, twin) < 1e-14

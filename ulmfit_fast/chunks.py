@@ -1,0 +1,115 @@
+"""How documents of different lengths run through the encoder in chunks (BPT3C).
+
+Rows are ordered longest first and aligned at their last chunk, so that the rows at work only grow
+from chunk to chunk and every row is complete after the last one. bptt 4, lengths 9, 5, 2:
+
+    chunk      0     1     2          rows at work  1, 2, 3
+    9 tokens   aaaa  aaaa  a...
+    5 tokens         bbbb  b...
+    2 tokens               cc..
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """Which rows and columns each chunk takes. Row r below means the r-th longest.
+
+    Attributes:
+        order: original index of row r.
+        place: row of each original index, the inverse of order.
+        lengths: tokens of row r.
+        shift: column of row r's first token after alignment.
+        chunks: columns and number of rows at work, chunk by chunk.
+        first_kept: first chunk whose output some row pools.
+        start: first pooled position of row r, counted from the first kept chunk.
+        end: one past row r's last token, counted likewise.
+    """
+
+    order: list[int]
+    place: list[int]
+    lengths: list[int]
+    shift: list[int]
+    chunks: list[tuple[slice, int]]
+    first_kept: int
+    start: list[int]
+    end: list[int]
+
+
+def plan_chunks(
+    lengths: Sequence[int] | Tensor, max_columns: int, bptt: int, max_len: int
+) -> ChunkPlan:
+    """Plan the chunks of a batch.
+
+    A chunk that begins at token i of a document with n tokens is pooled iff n - i <= max_len, and
+    the last one always is: as if the document ran alone.
+
+    Args:
+        lengths: tokens of each document, each in 1..max_columns.
+        max_columns: columns of the padded batch.
+        bptt: tokens of a chunk.
+        max_len: how many tokens before its end a document's pooling may begin.
+
+    Returns:
+        plan: rows ordered longest first, ties in the given order.
+
+    Raises:
+        ValueError: a length outside 1..max_columns, or no documents.
+    """
+    given = [int(n) for n in lengths]
+    if not given:
+        raise ValueError("lengths: expected at least one document, found none")
+    for row, n in enumerate(given):
+        if not 1 <= n <= max_columns:
+            raise ValueError(f"lengths[{row}]: expected 1..{max_columns} tokens, found {n}")
+    order = sorted(range(len(given)), key=lambda row: -given[row])
+    place = [0] * len(order)
+    for row, original in enumerate(order):
+        place[original] = row
+    ordered = [given[row] for row in order]
+    counts = [-(-n // bptt) for n in ordered]
+    total = counts[0]
+    kept = [
+        total - count + max(0, min(count - 1, -(-(n - max_len) // bptt)))
+        for n, count in zip(ordered, counts, strict=True)
+    ]
+    first_kept = min(kept)
+    ends = [(total - count) * bptt + n for n, count in zip(ordered, counts, strict=True)]
+    width = max(ends)
+    chunks = [
+        (slice(k * bptt, min((k + 1) * bptt, width)), sum(count >= total - k for count in counts))
+        for k in range(total)
+    ]
+    return ChunkPlan(
+        order=order,
+        place=place,
+        lengths=ordered,
+        shift=[(total - count) * bptt for count in counts],
+        chunks=chunks,
+        first_kept=first_kept,
+        start=[(k - first_kept) * bptt for k in kept],
+        end=[end - first_kept * bptt for end in ends],
+    )
+
+
+def align_chunks(ids: Tensor, plan: ChunkPlan, pad_id: int) -> Tensor:
+    """Order the rows of ids [B, T] and shift each to its first chunk; the rest is padding.
+
+    Returns:
+        aligned: int64, shape [B, width of the plan].
+    """
+    device = ids.device
+    shift, lengths = (torch.tensor(x, device=device) for x in (plan.shift, plan.lengths))
+    columns = torch.arange(plan.chunks[-1][0].stop, device=device)
+    source = columns - shift[:, None]
+    inside = (source >= 0) & (source < lengths[:, None])
+    rows = ids[torch.tensor(plan.order, device=device)]
+    moved = rows.gather(1, source.clamp(0, ids.shape[1] - 1))
+    return moved.masked_fill(~inside, pad_id)

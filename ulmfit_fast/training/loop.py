@@ -1,0 +1,221 @@
+"""The training loop of all three stages."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ulmfit_fast.errors import TrainingError
+from ulmfit_fast.model import LayerGroups, LossParts
+from ulmfit_fast.optim import layerwise_adamw
+from ulmfit_fast.schedule import Phase, discriminative_rates
+from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
+from ulmfit_fast.training.plan import schedule, stage_phases
+from ulmfit_fast.training.progress import Observer
+
+# Reading a loss waits for the GPU, so it is read only this often there; on a CPU it costs nothing.
+GPU_STEPS_BETWEEN_READS = 20
+
+Metrics = dict[str, float]
+
+
+class Task(Protocol):
+    """What a stage trains: a model, its batches and its measure."""
+
+    model: nn.Module
+    stage: StageName
+    device: torch.device
+
+    def layer_groups(self) -> LayerGroups:
+        """Return the model's parameters by layer, lowest first."""
+
+    def n_batches(self, epoch: int) -> int:
+        """Count the batches of an epoch."""
+
+    def losses(self, epoch: int) -> Iterator[tuple[LossParts, int]]:
+        """Yield the loss of each batch of an epoch and how many tokens it read."""
+
+    def validate(self) -> Metrics:
+        """Measure the model on the validation part; empty where there is none."""
+
+    def score(self, metrics: Metrics) -> tuple[float, ...]:
+        """Return what orders validation results; the smallest is the best."""
+
+
+@dataclass
+class StageResult:
+    """What a stage did.
+
+    Attributes:
+        stage: its name.
+        seconds: wall time.
+        n_tokens: tokens read in training.
+        epochs: metrics of each epoch.
+        best: metrics of the epoch whose weights the model now has.
+    """
+
+    stage: str
+    seconds: float = 0.0
+    n_tokens: int = 0
+    epochs: list[Metrics] = field(default_factory=list)
+    best: Metrics = field(default_factory=dict)
+
+
+class Fit:
+    """One stage: phases of epochs, validation after each, the best weights at the end.
+
+    Args:
+        task: what is trained.
+        config: all settings; the task's stage picks its own.
+        observers: told of every step and epoch.
+        decay: learning rate of a layer group over that of the group below.
+    """
+
+    def __init__(
+        self, task: Task, config: TrainConfig, observers: Sequence[Observer], decay: float
+    ) -> None:
+        self.task = task
+        self.config = config
+        self.settings: StageConfig = getattr(config, task.stage)
+        self.observers = observers
+        self.decay = decay
+        self.groups = task.layer_groups()
+        self.phases = stage_phases(config, task.stage, len(self.groups))
+        self.optimizer = layerwise_adamw(
+            self.groups,
+            [self.settings.lr] * len(self.groups),
+            weight_decay=config.weight_decay,
+            betas=config.betas,
+            eps=config.eps,
+        )
+        self.result = StageResult(task.stage)
+        self.best_score: tuple[float, ...] | None = None
+        self.best_weights: dict[str, Tensor] | None = None
+        self.epochs_since_best = 0
+        self.n_steps_done = 0
+
+    def run(self) -> StageResult:
+        """Train, and leave the best weights in the model.
+
+        Raises:
+            TrainingError: the loss is not finite. The model keeps the weights before that step on a
+                CPU, and up to GPU_STEPS_BETWEEN_READS steps later ones on a GPU.
+        """
+        started = time.perf_counter()
+        epochs_of = []
+        epoch = 0
+        for phase in self.phases:
+            epochs_of.append(range(epoch, epoch + phase.epochs))
+            epoch += phase.epochs
+        n_steps = sum(self.task.n_batches(e) for epochs in epochs_of for e in epochs)
+        for observer in self.observers:
+            observer.stage_started(self.task.stage, n_steps, self.describe())
+        for phase, epochs in zip(self.phases, epochs_of, strict=True):
+            if not self._run_phase(phase, epochs):
+                break
+        if self.best_weights is not None:
+            self.task.model.load_state_dict(self.best_weights)
+        for parameter in self.task.model.parameters():
+            parameter.requires_grad_(True)
+        self.result.seconds = time.perf_counter() - started
+        for observer in self.observers:
+            observer.stage_ended(self.task.stage, self.result.seconds, self.result.best)
+        return self.result
+
+    def describe(self) -> str:
+        """Say in one line what the stage will do."""
+        n_parameters = sum(p.numel() for p in self.task.model.parameters())
+        unfreezing = " then ".join(
+            f"{phase.epochs} epoch{'s' if phase.epochs > 1 else ''} of "
+            + ("all layers" if phase.n_unfrozen == len(self.groups) else f"top {phase.n_unfrozen}")
+            for phase in self.phases
+        )
+        return f"{n_parameters / 1e6:.1f} M parameters, {unfreezing}, lr {self.settings.lr:g}"
+
+    def _run_phase(self, phase: Phase, epochs: range) -> bool:
+        """Train a phase; return False once the stage should stop early."""
+        frozen = len(self.groups) - phase.n_unfrozen
+        for index, parameters in enumerate(self.groups.values()):
+            for parameter in parameters:
+                parameter.requires_grad_(index >= frozen)
+                parameter.grad = None
+        rates = discriminative_rates(phase.lr, len(self.groups), self.decay)
+        n_steps = sum(self.task.n_batches(epoch) for epoch in epochs)
+        step = 0
+        for epoch in epochs:
+            step = self._run_epoch(epoch, step, n_steps, rates)
+            if self.config.patience and self.epochs_since_best >= self.config.patience:
+                return False
+        return True
+
+    def _run_epoch(self, epoch: int, step: int, n_steps: int, rates: list[float]) -> int:
+        """Train one epoch from a step of the phase on, validate, and return the next step."""
+        started = time.perf_counter()
+        self.task.model.train()
+        loss_sum = torch.zeros((), device=self.task.device)
+        n_batches = n_tokens = n_unread = 0
+        for parts, n_batch_tokens in self.task.losses(epoch):
+            self._set_rates(step, n_steps, rates)
+            n_unread += n_batch_tokens
+            if self.task.device.type == "cpu" or step % GPU_STEPS_BETWEEN_READS == 0:
+                self._report(parts, n_unread)
+                n_unread = 0
+            self._update(parts)
+            loss_sum += parts.cross_entropy
+            n_tokens += n_batch_tokens
+            n_batches += 1
+            step += 1
+        metrics = {"train_loss": loss_sum.item() / max(1, n_batches), **self.task.validate()}
+        metrics["seconds"] = time.perf_counter() - started
+        self.result.n_tokens += n_tokens
+        self.result.epochs.append(metrics)
+        self._keep_if_best(metrics)
+        for observer in self.observers:
+            observer.epoch_ended(self.task.stage, epoch + 1, metrics)
+        return step
+
+    def _set_rates(self, step: int, n_steps: int, rates: list[float]) -> None:
+        multiplier, beta1 = schedule(self.config, self.task.stage, step, n_steps)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * multiplier
+            group["betas"] = (beta1, self.config.betas[1])
+
+    def _report(self, parts: LossParts, n_tokens: int) -> None:
+        """Read the loss before it is used, and tell the observers."""
+        self.n_steps_done += 1 if self.task.device.type == "cpu" else GPU_STEPS_BETWEEN_READS
+        total = parts.total.item()
+        if not math.isfinite(total):
+            raise TrainingError(
+                f"stage {self.task.stage}, step {self.n_steps_done}: the loss is {total}; the "
+                "weights are those before this step. Lower the learning rate or clip the gradient."
+            )
+        lr = self.optimizer.param_groups[-1]["lr"]
+        for observer in self.observers:
+            loss = parts.cross_entropy.item()
+            observer.step(self.task.stage, self.n_steps_done, loss, n_tokens, lr)
+
+    def _update(self, parts: LossParts) -> None:
+        parts.total.backward()
+        if self.settings.clip > 0:
+            nn.utils.clip_grad_norm_(self.task.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _keep_if_best(self, metrics: Metrics) -> None:
+        score = self.task.score(metrics)
+        if not score:  # no validation part: the last weights are kept
+            self.result.best = metrics
+        elif self.best_score is None or score < self.best_score:
+            self.best_score = score
+            self.best_weights = copy.deepcopy(self.task.model.state_dict())
+            self.result.best = metrics
+            self.epochs_since_best = 0
+        else:
+            self.epochs_since_best += 1

@@ -1,0 +1,351 @@
+"""The three stages of ULMFiT behind one object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ulmfit_fast.errors import InputError
+from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, TextClassifier
+from ulmfit_fast.text import ClassifierBatches, Corpus, LMStream, Tokenizer, train_tokenizer
+from ulmfit_fast.training.checkpoint import load_model, save_model
+from ulmfit_fast.training.config import SIZES, StageName, TrainConfig
+from ulmfit_fast.training.device import choose_device
+from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, predictions
+from ulmfit_fast.training.loop import Fit, StageResult, Task
+from ulmfit_fast.training.progress import Observer
+from ulmfit_fast.training.tasks import ClassifierTask, LanguageModelTask, classify
+from ulmfit_fast.training.transfer import classifier_from, transfer_language_model
+
+
+class ULMFiTTrainer:
+    """Pretrain a language model, fine-tune it on the target texts, fine-tune a classifier.
+
+    Args:
+        config: all settings.
+        size: "tiny", "small" or "base"; of models made here, not of loaded ones.
+        tokenizer_kind: "word" (fastai's rules) or "subword" (unigram); likewise.
+        device: where to train, such as "cpu" or "cuda"; None takes a GPU where torch sees one.
+        observers: told of every step and epoch.
+        cache_dir: folder for numericalized texts; None keeps them in memory.
+
+    Attributes:
+        tokenizer: of the current models; None before the first stage.
+        language_model: result of pretrain or finetune_lm.
+        classifier: result of train_classifier.
+        labels: names of the classes, in the order of the classifier's outputs.
+
+    Raises:
+        InputError: no such size, or no such device.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig | None = None,
+        *,
+        size: str = "base",
+        tokenizer_kind: str = "word",
+        device: str | None = None,
+        observers: Sequence[Observer] = (),
+        cache_dir: Path | None = None,
+    ) -> None:
+        if size not in SIZES:
+            raise InputError(f"no size {size!r}: choose one of {', '.join(SIZES)}")
+        self.config = config or TrainConfig.preset()
+        self.size = size
+        self.tokenizer_kind = tokenizer_kind
+        self.device = choose_device(device)
+        self.observers = list(observers)
+        self.cache_dir = cache_dir
+        self.tokenizer: Tokenizer | None = None
+        self.language_model: LanguageModel | None = None
+        self.classifier: TextClassifier | None = None
+        self.labels: list[str] = []
+
+    def pretrain(
+        self, texts: Sequence[str], valid_texts: Sequence[str] | None = None
+    ) -> StageResult:
+        """Train a language model from scratch, with a vocabulary of its own.
+
+        Args:
+            texts: documents.
+            valid_texts: documents to measure it on; without them the last weights are kept.
+
+        Returns:
+            result: seconds, tokens and metrics; the model is self.language_model.
+
+        Raises:
+            InputError: no usable text.
+            TrainingError: the loss is not finite.
+        """
+        tokenizer = self._new_tokenizer(texts)
+        embed, hidden, layers = SIZES[self.size]
+        config = AWDLSTMConfig(
+            len(tokenizer.vocab), embed, hidden, layers, tokenizer.pad_id,
+            self.config.pretrain.dropouts,
+        )  # fmt: skip
+        with self._seeded():
+            model = LanguageModel(config).to(self.device)
+            result = self._fit_lm("pretrain", model, tokenizer, (texts, valid_texts))
+        self.tokenizer, self.language_model = tokenizer, model
+        return result
+
+    def finetune_lm(
+        self, texts: Sequence[str], valid_texts: Sequence[str] | None = None
+    ) -> StageResult:
+        """Fine-tune the language model on the target texts.
+
+        A word-level model gets the target's vocabulary: words it knew keep their embedding, others
+        start at the mean of all. A subword model keeps its vocabulary.
+
+        Args:
+            texts: documents of the target, labelled or not.
+            valid_texts: documents to measure it on; without them the last weights are kept.
+
+        Returns:
+            result: seconds, tokens and metrics; the model is self.language_model.
+
+        Raises:
+            InputError: no language model to start from, or no usable text.
+            TrainingError: the loss is not finite.
+        """
+        if self.language_model is None or self.tokenizer is None:
+            raise InputError("no language model to fine-tune: call pretrain or load one first")
+        old = self.tokenizer
+        tokenizer = self._new_tokenizer(texts) if old.kind == "word" else old
+        with self._seeded():
+            model = transfer_language_model(
+                self.language_model, old.vocab, tokenizer.vocab, self.config.language_model.dropouts
+            )
+            result = self._fit_lm("language_model", model, tokenizer, (texts, valid_texts))
+        self.tokenizer, self.language_model = tokenizer, model
+        return result
+
+    def train_classifier(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        valid_texts: Sequence[str] | None = None,
+        valid_labels: Sequence[str] | None = None,
+    ) -> StageResult:
+        """Train a classifier on the language model's encoder, or from scratch where there is none.
+
+        Args:
+            texts: documents.
+            labels: a class name for each.
+            valid_texts: documents to measure it on; without them the last weights are kept.
+            valid_labels: a class name for each.
+
+        Returns:
+            result: seconds, tokens and metrics; the model is self.classifier.
+
+        Raises:
+            InputError: fewer than two classes, lists of unequal length, or a validation label that
+                training does not have.
+            TrainingError: the loss is not finite.
+        """
+        names = sorted(set(labels))
+        if len(names) < 2:
+            raise InputError(
+                f"the labels hold {len(names)} class ({', '.join(names)}): at least 2 are needed"
+            )
+        tokenizer = self.tokenizer or self._new_tokenizer(texts)
+        train = self._documents(tokenizer, texts, labels, names, train=True)
+        valid = None
+        if valid_texts is not None and valid_labels is not None:
+            valid = self._documents(tokenizer, valid_texts, valid_labels, names)
+        with self._seeded():
+            model = self._new_classifier(tokenizer, len(names))
+            result = self._fit(
+                ClassifierTask(model, train, valid, self.config), self.config.lr_decay
+            )
+        self.tokenizer, self.classifier, self.labels = tokenizer, model, names
+        return result
+
+    def evaluate(self, texts: Sequence[str], labels: Sequence[str]) -> Evaluation:
+        """Measure the classifier.
+
+        Args:
+            texts: documents.
+            labels: a class name for each.
+
+        Raises:
+            InputError: no classifier, or a label that training did not have.
+        """
+        classifier, tokenizer = self._trained_classifier()
+        batches = self._documents(tokenizer, texts, labels, self.labels)
+        return evaluation(*classify(classifier, batches), self.labels)
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """Return the most probable class of each text, and the probability of every class.
+
+        Args:
+            texts: documents, any number.
+
+        Raises:
+            InputError: no classifier.
+        """
+        classifier, tokenizer = self._trained_classifier()
+        if not texts:
+            return []
+        corpus = Corpus.build(texts, tokenizer)
+        batch_size = self.config.classifier.batch_size
+        logits, _ = classify(
+            classifier, ClassifierBatches(corpus, None, batch_size, pad_id=tokenizer.pad_id)
+        )
+        return predictions(logits, self.labels)
+
+    def save(self, path: str | Path, kind: str | None = None) -> None:
+        """Write a model directory: safetensors and JSON, whole or not at all.
+
+        Args:
+            path: the directory; one that stands there is replaced.
+            kind: "classifier" or "language_model"; None takes the classifier where there is one.
+
+        Raises:
+            InputError: nothing of that kind was trained.
+            OSError: the disk refuses; what stood at path before is still there.
+        """
+        kind = kind or ("language_model" if self.classifier is None else "classifier")
+        model = self.classifier if kind == "classifier" else self.language_model
+        if model is None or self.tokenizer is None:
+            raise InputError(f"no {kind} to save: train one first")
+        config: dict[str, Any] = {
+            "kind": kind,
+            "size": self.size,
+            "model": asdict(model.config),
+            "train": self.config.to_dict(),
+            "labels": self.labels if kind == "classifier" else [],
+        }
+        save_model(Path(path), model.state_dict(), config, self.tokenizer)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        config: TrainConfig | None = None,
+        device: str | None = None,
+        observers: Sequence[Observer] = (),
+        cache_dir: Path | None = None,
+    ) -> ULMFiTTrainer:
+        """Read a model directory.
+
+        Args:
+            path: the directory.
+            config: settings of the stages to come; None takes those it was trained with.
+            device: as for the class.
+            observers: as for the class.
+            cache_dir: as for the class.
+
+        Raises:
+            InputError: no model there, or one that is damaged, half written or of another version.
+        """
+        tensors, values, tokenizer = load_model(Path(path))
+        trained_with = TrainConfig.from_dict(values["train"])
+        trainer = cls(
+            config or trained_with, size=values["size"], tokenizer_kind=tokenizer.kind,
+            device=device, observers=observers, cache_dir=cache_dir,
+        )  # fmt: skip
+        trainer.tokenizer = tokenizer
+        model_config = AWDLSTMConfig.from_dict(values["model"])
+        model: LanguageModel | TextClassifier
+        if values["kind"] == "classifier":
+            trainer.labels = values["labels"]
+            model = trainer.classifier = TextClassifier(
+                model_config, len(trainer.labels), trained_with.bptt, trained_with.max_len
+            )
+        else:
+            model = trainer.language_model = LanguageModel(model_config)
+        model.load_state_dict(tensors)
+        model.to(trainer.device).eval()
+        return trainer
+
+    def _new_tokenizer(self, texts: Sequence[str]) -> Tokenizer:
+        return train_tokenizer(
+            texts,
+            kind=self.tokenizer_kind,
+            max_vocab=self.config.max_vocab,
+            min_freq=self.config.min_freq,
+        )
+
+    def _new_classifier(self, tokenizer: Tokenizer, n_classes: int) -> TextClassifier:
+        dropouts = self.config.classifier.dropouts
+        language_model = self.language_model
+        if language_model is None:
+            embed, hidden, layers = SIZES[self.size]
+            config = AWDLSTMConfig(len(tokenizer.vocab), embed, hidden, layers, tokenizer.pad_id)
+            language_model = LanguageModel(config).to(self.device)
+        return classifier_from(
+            language_model, n_classes, dropouts, bptt=self.config.bptt, max_len=self.config.max_len
+        )
+
+    def _fit_lm(
+        self,
+        stage: StageName,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        texts: tuple[Sequence[str], Sequence[str] | None],
+    ) -> StageResult:
+        train_texts, valid_texts = texts
+        settings = self.config.pretrain if stage == "pretrain" else self.config.language_model
+        train = LMStream(
+            Corpus.build(train_texts, tokenizer, self.cache_dir), settings.batch_size,
+            self.config.bptt, seed=self.config.seed, variable=self.config.variable_bptt,
+        )  # fmt: skip
+        valid = None
+        if valid_texts:
+            corpus = Corpus.build(valid_texts, tokenizer, self.cache_dir)
+            valid = LMStream(corpus, settings.batch_size, self.config.bptt, seed=0, shuffle=False)
+        # From scratch every layer has everything to learn: one rate for all.
+        decay = 1.0 if stage == "pretrain" else self.config.lr_decay
+        return self._fit(LanguageModelTask(model, train, valid, self.config, stage), decay)
+
+    def _fit(self, task: Task, decay: float) -> StageResult:
+        return Fit(task, self.config, self.observers, decay).run()
+
+    def _documents(
+        self,
+        tokenizer: Tokenizer,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        names: list[str],
+        train: bool = False,
+    ) -> ClassifierBatches:
+        """Batch labelled documents."""
+        if len(texts) != len(labels) or not texts:
+            raise InputError(
+                f"{len(texts)} texts and {len(labels)} labels: give one label for each text"
+            )
+        index_of = {name: index for index, name in enumerate(names)}
+        for row, label in enumerate(labels, start=1):
+            if label not in index_of:
+                raise InputError(
+                    f"text {row} has label {label!r}, which training does not have "
+                    f"(classes: {', '.join(names[:10])}); correct it or add it to training"
+                )
+        corpus = Corpus.build(texts, tokenizer, self.cache_dir if train else None)
+        return ClassifierBatches(
+            corpus, [index_of[label] for label in labels], self.config.classifier.batch_size,
+            seed=self.config.seed, train=train, pad_id=tokenizer.pad_id,
+        )  # fmt: skip
+
+    def _trained_classifier(self) -> tuple[TextClassifier, Tokenizer]:
+        if self.classifier is None or self.tokenizer is None:
+            raise InputError(
+                "no classifier: call train_classifier, or load a classifier's directory"
+            )
+        return self.classifier, self.tokenizer
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """Seed torch for a stage, and give the caller's generators back afterwards."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self.config.seed)
+            yield
