@@ -20,8 +20,7 @@ try:
 except ImportError:
     sys.exit("ulmfit_fast: building needs torch; install it, then pip with --no-build-isolation")
 
-# One binary for torch >= 2.11 and Python >= 3.10.
-DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DPy_LIMITED_API=0x030A0000"]
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # one binary for torch >= 2.11
 BUILD_COMMANDS = {"build_ext", "bdist_wheel", "editable_wheel", "develop", "install"}
 
 
@@ -35,8 +34,7 @@ def why_not_cuda() -> str | None:
     """Return why the CUDA library cannot be built here, or None."""
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is not a CUDA build"
-    home = cpp_extension.CUDA_HOME
-    if home is None or shutil.which("nvcc", path=str(Path(home) / "bin")) is None:
+    if shutil.which("nvcc", path=f"{cpp_extension.CUDA_HOME}/bin") is None:
         return "no nvcc found"
     return why_not_cpu()
 
@@ -53,10 +51,10 @@ def plan() -> tuple[list[str], str]:
     if off.get(wanted) is not None:
         sys.exit(f"ulmfit_fast: ULMFIT_FAST_BUILD={wanted} is not possible: {off[wanted]}")
     archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "the GPUs of this machine")
-    kernels = {"cpu": "CPU kernels", "cuda": f"CUDA kernels for {archs}"}
-    parts = [f"no {d.upper()} kernels ({off[d]})" if off[d] else kernels[d] for d in kernels]
+    built = {"cpu": "CPU kernels", "cuda": f"CUDA kernels for {archs}"}
+    parts = [f"no {d.upper()} kernels ({off[d]})" if off[d] else built[d] for d in built]
     line = "ulmfit_fast: building " + ", ".join(parts)
-    libraries = [device for device in kernels if off[device] is None]
+    libraries = [device for device in built if off[device] is None]
     return libraries, line if libraries else line + "; it runs on the PyTorch reference"
 
 
@@ -66,7 +64,7 @@ def extension(device: str) -> object:
     kernels = sorted((csrc / device).glob("*.cu" if device == "cuda" else "*.cpp"))
     sources = [path.as_posix() for path in (csrc / f"bindings_{device}.cpp", *kernels)]
     make = cpp_extension.CUDAExtension if device == "cuda" else cpp_extension.CppExtension
-    flags = ["-O3", *DEFINES, *(["-DUSE_CUDA"] if device == "cuda" else [])]
+    flags = ["-O3", STABLE_ABI, *(["-DUSE_CUDA"] if device == "cuda" else [])]
     args = {"cxx": flags, "nvcc": flags}
     return make(f"ulmfit_fast._{device}", sources, extra_compile_args=args, py_limited_api=True)
 
@@ -74,9 +72,9 @@ def extension(device: str) -> object:
 libraries, line = plan()
 if BUILD_COMMANDS & set(sys.argv):
     print(line, flush=True)
-with_ninja = cpp_extension.is_ninja_available()
+ninja = cpp_extension.is_ninja_available()
 setup(
     ext_modules=[extension(device) for device in libraries],
-    cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(use_ninja=with_ninja)},
+    cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(use_ninja=ninja)},
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if libraries else {},
 )

@@ -1,0 +1,177 @@
+"""The build says what it made, works without a compiler, and its CUDA code compiles."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from test_ops import PHILOX_VECTORS
+from torch.utils import cpp_extension
+
+CSRC = ROOT / "csrc"
+CUDA_SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+
+
+@pytest.fixture(scope="session")
+def cxx() -> str:
+    compiler = shutil.which(cpp_extension.get_cxx_compiler())
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    return compiler
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> str:
+    compiler = shutil.which("nvcc")
+    if compiler is None:
+        pytest.skip("no nvcc: the CUDA sources were not compiled")
+    return compiler
+
+
+@pytest.fixture
+def source_tree(tmp_path: Path) -> Path:
+    """Copy what a build reads, without anything built."""
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    for folder in ("csrc", "ulmfit_fast"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    for file in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / file, tmp_path / file)
+    (tmp_path / "README.md").touch()
+    return tmp_path
+
+
+def build(tree: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False)
+
+
+def lines_of_ours(ran: subprocess.CompletedProcess[str]) -> list[str]:
+    output = (ran.stdout + ran.stderr).splitlines()
+    return [line for line in output if line.startswith("ulmfit_fast:")]
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"ULMFIT_FAST_BUILD": "none"}, "ULMFIT_FAST_BUILD=none"),
+        ({"CXX": "no-such-compiler"}, "no C++ compiler (no-such-compiler) found"),
+    ],
+    ids=["none", "no-compiler"],
+)
+def test_build_of_nothing_succeeds_and_says_why(
+    source_tree: Path, environment: dict[str, str], reason: str
+) -> None:
+    ran = build(source_tree, **{"ULMFIT_FAST_BUILD": "auto", **environment})
+    assert ran.returncode == 0, ran.stderr
+    (line,) = lines_of_ours(ran)
+    assert line.startswith(f"ulmfit_fast: building no CPU kernels ({reason}), no CUDA kernels (")
+    assert line.endswith("it runs on the PyTorch reference")
+    assert not list((source_tree / "ulmfit_fast").glob("*.so"))
+
+
+def test_build_makes_one_binary_for_every_python(source_tree: Path, cxx: str) -> None:
+    ran = build(source_tree, ULMFIT_FAST_BUILD="cpu")
+    assert ran.returncode == 0, ran.stderr
+    (line,) = lines_of_ours(ran)
+    assert line == ("ulmfit_fast: building CPU kernels, no CUDA kernels (ULMFIT_FAST_BUILD=cpu)")
+    assert [p.name for p in (source_tree / "ulmfit_fast").glob("*.so")] == ["_cpu.abi3.so"]
+
+
+def test_build_refuses_what_it_cannot_do_in_one_line(source_tree: Path) -> None:
+    unknown = build(source_tree, ULMFIT_FAST_BUILD="fast")
+    assert (unknown.returncode, unknown.stderr.splitlines()[-1]) == (
+        1,
+        "ulmfit_fast: ULMFIT_FAST_BUILD=fast: expected auto, cpu, cuda or none",
+    )
+    impossible = build(source_tree, ULMFIT_FAST_BUILD="cpu", CXX="no-such-compiler")
+    assert (impossible.returncode, impossible.stderr.splitlines()[-1]) == (
+        1,
+        "ulmfit_fast: ULMFIT_FAST_BUILD=cpu is not possible: "
+        "no C++ compiler (no-such-compiler) found",
+    )
+
+
+def test_philox_header_alone_gives_the_published_words(tmp_path: Path, cxx: str) -> None:
+    rows = [
+        "show({{{}}}, {}u, {}u);".format(", ".join(f"{w}u" for w in counter), *key)
+        for counter, key, _ in PHILOX_VECTORS
+    ]
+    program = tmp_path / "words.cpp"
+    program.write_text(
+        '#include <cstdio>\n#include "philox.h"\n'
+        "void show(ulmfit_fast::PhiloxBlock counter, uint32_t k0, uint32_t k1) {\n"
+        "  const auto b = ulmfit_fast::philox4x32(counter, k0, k1);\n"
+        '  std::printf("%u %u %u %u\\n", b.word[0], b.word[1], b.word[2], b.word[3]);\n}\n'
+        "int main() {\n  " + "\n  ".join(r.replace("{", "{{").replace("}", "}}") for r in rows)
+        + "\n}\n"
+    )  # fmt: skip
+    binary = tmp_path / "words"
+    subprocess.run([cxx, "-Wall", "-Werror", f"-I{CSRC}", program, "-o", binary], check=True)
+    printed = subprocess.run([binary], capture_output=True, text=True, check=True).stdout
+    found = [tuple(int(w) for w in line.split()) for line in printed.splitlines()]
+    assert found == [expected for _, _, expected in PHILOX_VECTORS]
+
+
+@pytest.mark.parametrize("arch", ["80", "90a"])
+@pytest.mark.parametrize("source", CUDA_SOURCES, ids=lambda path: path.stem)
+def test_cuda_kernel_compiles_without_spills(
+    source: Path, arch: str, nvcc: str, tmp_path: Path
+) -> None:
+    target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
+    command = [
+        nvcc,
+        "-std=c++20",
+        "-O3",
+        "-DUSE_CUDA",
+        target,
+        "-Xptxas=-v",
+        "-Werror=all-warnings",
+    ]
+    ran = subprocess.run(
+        [*command, "-c", source, "-o", tmp_path / "kernel.o"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", ran.stderr)]
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill", ran.stderr)]
+    sys.stdout.write(
+        f"{source.name} sm_{arch}: registers {registers}, spilled bytes {sum(spills)}\n"
+    )
+    assert registers
+    assert sum(spills) == 0
+
+
+def test_cuda_bindings_compile_beside_any_torch(nvcc: str, tmp_path: Path) -> None:
+    includes = [f"-isystem={path}" for path in cpp_extension.include_paths()]
+    command = [nvcc, "-std=c++20", "-DUSE_CUDA", STABLE_ABI, "-Xcompiler=-Wall,-Werror", *includes]
+    ran = subprocess.run(
+        [*command, "-c", CSRC / "bindings_cuda.cpp", "-o", tmp_path / "bindings.o"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_only_the_bindings_know_tensors() -> None:
+    sources = [path for path in CSRC.rglob("*.*") if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
+    knowing = {path.name for path in sources if "torch/csrc" in path.read_text()}
+    assert knowing
+    assert all(name.startswith("bindings") for name in knowing), knowing
+
+
+def test_stable_abi_target_is_the_oldest_torch_that_is_supported() -> None:
+    assert STABLE_ABI in (ROOT / "setup.py").read_text()
+    assert '"torch>=2.11"' in (ROOT / "pyproject.toml").read_text()
+    assert tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 11)
