@@ -1,0 +1,77 @@
+# Every target sets up what it needs; nothing is expected but Python 3.10+ and, better, a C++ compiler.
+#   make demo    train, evaluate and use a small classifier on this machine's own documentation
+#   make test    the CPU suite; peers of requirements/peers.txt take part where installed
+#   make lint    ruff, mypy, clang-format, CUDA sources through nvcc where there is one
+#   make bench   benchmarks of this machine to benchmarks/results, and the README's table
+#   make gpu     on a machine with a GPU, with $(PYTHON)'s own torch: build, GPU tests, benchmarks
+#   make clean   delete what was built, and .venv
+# QUICK=1 shortens bench and gpu; PYTEST_ARGS is handed to pytest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BUILT := $(VENV)/.built
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q -q install
+CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu)
+CUDA_SOURCES := $(wildcard csrc/cuda/*.cu)
+BENCHMARK_FLAGS := $(if $(QUICK),--quick)
+
+.PHONY: demo test lint bench gpu clean
+.DELETE_ON_ERROR:
+
+$(INSTALLED): requirements/dev.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing requirements/dev.txt into $(VENV)"
+	@$(PIP) -r requirements/dev.txt
+	@touch $@
+
+# An editable install: only the libraries, the metadata and the command need it again.
+$(BUILT): $(INSTALLED) setup.py pyproject.toml $(CXX_SOURCES)
+	@mkdir -p build
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip --disable-pip-version-check install -v \
+	    --no-build-isolation --no-deps -e . > build/install.log 2>&1 || { cat build/install.log; exit 1; }
+	@grep -o "ulmfit_fast: building .*" build/install.log
+	@touch $@
+
+demo: $(BUILT)
+	$(BIN)/ulmfit-fast demo
+
+test: $(BUILT)
+	@$(BIN)/python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('fastai') is None)" \
+	    || echo "left out: comparisons with fastai (to add them: $(BIN)/pip install -r requirements/peers.txt)"
+	@command -v nvcc > /dev/null || echo "left out: compilation of the CUDA sources (no nvcc)"
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(BUILT)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+	@if command -v nvcc > /dev/null; then \
+	    mkdir -p build; \
+	    for source in $(CUDA_SOURCES); do \
+	        echo "nvcc -gencode=arch=compute_90a,code=sm_90a $$source"; \
+	        nvcc -std=c++20 -DUSE_CUDA -gencode=arch=compute_90a,code=sm_90a -c $$source -o build/lint.o; \
+	    done; \
+	else echo "left out: compilation of the CUDA sources (no nvcc)"; fi
+	$(BIN)/python benchmarks/report.py --check
+
+bench: $(BUILT)
+	$(BIN)/python benchmarks/run.py $(BENCHMARK_FLAGS)
+	$(if $(QUICK),,$(BIN)/python benchmarks/report.py)
+
+gpu:
+	@$(PYTHON) -c "import sys, torch; sys.exit(torch.version.cuda is None)" 2> /dev/null \
+	    || { echo "make gpu: $(PYTHON) has no CUDA build of torch; name one that has: make gpu PYTHON=..."; exit 2; }
+	@$(PYTHON) -c "import sys, torch; sys.exit(not torch.cuda.is_available())" \
+	    || { echo "make gpu: torch sees no GPU on this machine"; exit 2; }
+	ULMFIT_FAST_BUILD=cuda $(PYTHON) setup.py build_ext --inplace
+	$(PYTHON) -m pytest -q -p no:cacheprovider tests/gpu --require-gpu $(PYTEST_ARGS)
+	$(PYTHON) benchmarks/run.py --device cuda $(BENCHMARK_FLAGS) --results "$${OUT:-benchmarks/results}"
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info ulmfit_fast/*.so demo-output .pytest_cache .hypothesis .mypy_cache .ruff_cache
