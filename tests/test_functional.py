@@ -43,9 +43,7 @@ TORCH_LSTM_ERROR = 3e-6
 
 @pytest.mark.parametrize("drop_p", [0.0, 0.5])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "T{}-B{}-H{}".format(*s))
-def test_lstm_gives_the_numbers_of_the_reference(
-    shape: tuple[int, int, int], drop_p: float
-) -> None:
+def test_lstm_gives_the_reference_numbers(shape: tuple[int, int, int], drop_p: float) -> None:
     inputs = draw(shape, torch.float32)
     exact = run_with_grads(reference.lstm, [x.double() for x in inputs], drop_p)
     fused = run_with_grads(functional.lstm, inputs, drop_p)
