@@ -1,3 +1,40 @@
-"""ULMFiT with fused kernels: language-model pretraining, fine-tuning and text classification."""
+"""ULMFiT with fused kernels: language-model pretraining, fine-tuning and text classification.
+
+Importing this package loads nothing but itself; each name below loads its module when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "ULMFiTTrainer": "ulmfit_fast.training.trainer",
+    "TrainConfig": "ulmfit_fast.training.config",
+    "InputError": "ulmfit_fast.errors",
+    "TrainingError": "ulmfit_fast.errors",
+    "AWDLSTM": "ulmfit_fast.model",
+    "AWDLSTMConfig": "ulmfit_fast.model",
+    "Dropouts": "ulmfit_fast.model",
+    "LanguageModel": "ulmfit_fast.model",
+    "TextClassifier": "ulmfit_fast.model",
+    "WeightDroppedLSTM": "ulmfit_fast.modules",
+    "EmbeddingDropout": "ulmfit_fast.modules",
+    "VariationalDropout": "ulmfit_fast.modules",
+    "read_table": "ulmfit_fast.text",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

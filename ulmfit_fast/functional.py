@@ -48,7 +48,8 @@ def drop_connect(weight: Tensor, drop_p: float, seed: Tensor) -> Tensor:
     if seed.device != weight.device:
         raise ValueError(f"seed: expected on {weight.device} beside weight, found on {seed.device}")
     _native.require_kernel("drop_connect", weight.device)
-    return torch.ops.ulmfit_fast.drop_connect(weight, drop_p, seed)
+    dropped: Tensor = torch.ops.ulmfit_fast.drop_connect(weight, drop_p, seed)
+    return dropped
 
 
 def lstm(

@@ -291,7 +291,8 @@ class TextClassifier(nn.Module):
         """Return logits [B, C]; lengths default to the tokens before the trailing padding."""
         if lengths is None:
             lengths = self.lengths_of(ids)
-        return self.head(self.encode(ids, lengths)[0])
+        logits: Tensor = self.head(self.encode(ids, lengths)[0])
+        return logits
 
     def loss(
         self, ids: Tensor, lengths: Tensor, labels: Tensor, alpha: float, beta: float

@@ -29,9 +29,12 @@ Metrics = dict[str, float]
 class Task(Protocol):
     """What a stage trains: a model, its batches and its measure."""
 
-    model: nn.Module
     stage: StageName
     device: torch.device
+
+    @property
+    def model(self) -> nn.Module:
+        """Return what is trained."""
 
     def layer_groups(self) -> LayerGroups:
         """Return the model's parameters by layer, lowest first."""
@@ -202,7 +205,7 @@ class Fit:
             observer.step(self.task.stage, self.n_steps_done, loss, n_tokens, lr)
 
     def _update(self, parts: LossParts) -> None:
-        parts.total.backward()
+        torch.autograd.backward(parts.total)
         if self.settings.clip > 0:
             nn.utils.clip_grad_norm_(self.task.model.parameters(), self.settings.clip)
         self.optimizer.step()

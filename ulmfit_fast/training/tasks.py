@@ -150,7 +150,7 @@ def score_tokens(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Tenso
     """
     sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
     for rows, wanted in zip(
-        hidden.split(VALIDATION_ROWS), targets.split(VALIDATION_ROWS), strict=True
+        torch.split(hidden, VALIDATION_ROWS), torch.split(targets, VALIDATION_ROWS), strict=True
     ):
         logits = nn.functional.linear(rows, model.encoder.embedding.weight, model.decoder_bias)
         sums[0] += nn.functional.cross_entropy(logits.float(), wanted, reduction="sum")
