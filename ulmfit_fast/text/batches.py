@@ -1,0 +1,235 @@
+"""Batches of a corpus: contiguous streams for a language model, padded rows for a classifier.
+
+Both are functions of (seed, epoch): any batch of any epoch can be made again, so a run resumes at a
+batch number and a run on several ranks needs no message between them.
+
+B batch, T time, L tokens of one stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..errors import InputError
+from .corpus import Corpus
+from .rules import PAD_ID
+
+# Seeds of the two draws of an epoch, so that jitter does not depend on how documents fell.
+_ORDER, _JITTER = 0, 1
+# fastai: documents of a training epoch are sorted by length within groups of so many batches.
+_BATCHES_A_GROUP = 50
+
+Positions = npt.NDArray[np.int64]
+
+
+def _generator(seed: int, epoch: int, draw: int) -> np.random.Generator:
+    return np.random.default_rng([seed % 2**64, epoch, draw])
+
+
+class LMStream:
+    """Batches for a language model.
+
+    The documents of an epoch, in an order drawn for that epoch, are laid end to end and cut into
+    world_size * batch_size streams of L tokens; batch k holds the next T tokens of each stream, so
+    a row continues where it ended. The last tokens that do not fill all streams are left out, and
+    so is a last batch of a single step. Ranks share out the streams.
+
+    Args:
+        corpus: documents.
+        batch_size: streams of this rank. Fewer are used, all ranks alike, where the corpus is too
+            small to give each stream bptt tokens; read `batch_size` after.
+        bptt: tokens of a row.
+        seed: decides the orders and lengths of all epochs.
+        shuffle: draw an order of documents for each epoch; False keeps the corpus's.
+        variable: draw T as in AWD-LSTM: from N(bptt or, 5 times in 100, bptt / 2; 5), at least 5.
+        rank: this process, in [0, world_size).
+        world_size: processes that train together.
+
+    Raises:
+        InputError: batch_size or bptt is not positive, or the corpus has too few tokens.
+
+    Source: fastai's LMDataLoader; Merity, Keskar, Socher 2017, arXiv:1708.02182, section 5.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        batch_size: int,
+        bptt: int,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        variable: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or bptt < 2:
+            raise InputError(
+                f"batch_size is {batch_size} and bptt {bptt}: give at least 1 stream of 2 tokens"
+            )
+        if not 0 <= rank < world_size:
+            raise InputError(f"rank {rank} is not in [0, {world_size}): check the launcher")
+        if corpus.n_tokens < 2 * world_size + 1:
+            raise InputError(
+                f"the language-model text has {corpus.n_tokens} tokens, at least "
+                f"{2 * world_size + 1} are needed: give more text"
+            )
+        self.corpus = corpus
+        usable = corpus.n_tokens - 1
+        self.batch_size = max(1, min(batch_size, usable // (bptt * world_size)))
+        self.bptt = bptt
+        self.rank = rank
+        self._seed, self._shuffle, self._variable = seed, shuffle, variable
+        self.stream_length = usable // (self.batch_size * world_size)
+
+    def _lengths(self, epoch: int) -> list[int]:
+        """Draw T of each batch of an epoch; their sum is L, or L - 1."""
+        left = self.stream_length
+        lengths: list[int] = []
+        generator = _generator(self._seed, epoch, _JITTER)
+        while left > 1:
+            length = self.bptt
+            if self._variable:
+                mean = self.bptt if generator.random() < 0.95 else self.bptt / 2
+                length = max(5, int(generator.normal(mean, 5)))
+            lengths.append(min(length, left))
+            left -= lengths[-1]
+        return lengths
+
+    def n_batches(self, epoch: int) -> int:
+        """Return the batches of an epoch; the same on all ranks."""
+        return len(self._lengths(epoch))
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the batches of an epoch from number start on.
+
+        Yields:
+            x: int64 [B, T].
+            y: int64 [B, T], the token that follows each of x.
+        """
+        n_docs = len(self.corpus)
+        order = np.arange(n_docs)
+        if self._shuffle:
+            order = _generator(self._seed, epoch, _ORDER).permutation(n_docs)
+        begins = self.corpus.offsets[order]
+        # Where each document of this epoch's order begins in the row of all documents.
+        laid = np.concatenate([[0], np.cumsum(self.corpus.lengths()[order])])
+        streams = self.rank * self.batch_size + np.arange(self.batch_size)
+        lengths = self._lengths(epoch)
+        position = sum(lengths[:start])
+        for length in lengths[start:]:
+            columns = streams[:, None] * self.stream_length + position + np.arange(length + 1)
+            document = np.searchsorted(laid, columns, side="right") - 1  # [B, T + 1]
+            window = self.corpus.ids[begins[document] + columns - laid[document]]
+            tokens = torch.from_numpy(window.astype(np.int64))
+            yield tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+            position += length
+
+
+@dataclass(frozen=True)
+class ClassifierBatch:
+    """Documents of one batch, the longest first.
+
+    Attributes:
+        ids: int64 [B, T], padded at the end.
+        lengths: int64 [B], tokens of each row, on the CPU.
+        labels: int64 [B], or None.
+        rows: int64 [B], the index of each document in the corpus.
+    """
+
+    ids: torch.Tensor
+    lengths: torch.Tensor
+    labels: torch.Tensor | None
+    rows: torch.Tensor
+
+
+class ClassifierBatches:
+    """Batches of documents of like length.
+
+    In training the documents are shuffled, sorted by length within groups of 50 batches and the
+    batches shuffled, all anew each epoch; the batch with the longest document comes first, so that
+    memory is at its peak at once. Otherwise all documents come once, the longest first.
+
+    Args:
+        corpus: documents.
+        labels: class of each document, or None.
+        batch_size: documents of a batch. In training a last batch of one document joins the one
+            before (batch normalisation needs two), which then has batch_size + 1.
+        seed: decides the orders of all epochs.
+        train: shuffle.
+        pad_id: fills rows up to T.
+
+    Raises:
+        InputError: labels and corpus differ in length, the corpus is empty, or batch_size is too
+            small.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        labels: Sequence[int] | None,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        train: bool = False,
+        pad_id: int = PAD_ID,
+    ) -> None:
+        if not len(corpus):
+            raise InputError("there is no text to make batches of: give at least one")
+        if labels is not None and len(labels) != len(corpus):
+            raise InputError(f"{len(corpus)} texts have {len(labels)} labels: give one label each")
+        if batch_size < (2 if train else 1):
+            raise InputError(f"batch_size is {batch_size}: give at least {2 if train else 1}")
+        self.corpus = corpus
+        self.labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+        self.batch_size = batch_size
+        self.train = train
+        self.pad_id = pad_id
+        self._seed = seed
+        self._lengths = corpus.lengths()
+
+    def n_batches(self, epoch: int = 0) -> int:
+        """Return the batches of an epoch; the same in every epoch."""
+        n_full, rest = divmod(len(self.corpus), self.batch_size)
+        return n_full + (rest > 0 if not (self.train and n_full) else rest > 1)
+
+    def _order(self, epoch: int) -> list[Positions]:
+        """Return the documents of each batch of an epoch."""
+        if not self.train:
+            return self._cut(np.argsort(-self._lengths, kind="stable"))
+        generator = _generator(self._seed, epoch, _ORDER)
+        order = generator.permutation(len(self.corpus))
+        longest = int(np.argmax(self._lengths[order]))
+        order[[0, longest]] = order[[longest, 0]]
+        group = self.batch_size * _BATCHES_A_GROUP
+        grouped = [order[start : start + group] for start in range(0, len(order), group)]
+        by_length = [g[np.argsort(-self._lengths[g], kind="stable")] for g in grouped]
+        batches = self._cut(np.concatenate(by_length))
+        inner = [batches[i + 1] for i in generator.permutation(max(0, len(batches) - 2))]
+        return [batches[0], *inner, *batches[1:][-1:]]
+
+    def _cut(self, order: Positions) -> list[Positions]:
+        bounds = list(range(self.batch_size, len(order), self.batch_size))
+        if self.train and bounds and len(order) - bounds[-1] == 1:
+            bounds.pop()
+        return np.split(order, bounds)
+
+    def batches(self, epoch: int = 0) -> Iterator[ClassifierBatch]:
+        """Yield the batches of an epoch."""
+        for rows in self._order(epoch):
+            lengths = self._lengths[rows]
+            ids = np.full((len(rows), int(lengths.max())), self.pad_id, dtype=np.int64)
+            for i, row in enumerate(rows):
+                ids[i, : lengths[i]] = self.corpus[int(row)]
+            picked = torch.from_numpy(rows)
+            yield ClassifierBatch(
+                ids=torch.from_numpy(ids),
+                lengths=torch.from_numpy(lengths),
+                labels=None if self.labels is None else self.labels[picked],
+                rows=picked,
+            )

@@ -1,0 +1,201 @@
+"""Read the structure of a csv file strictly, before a lenient reader sees it.
+
+Lenient readers change bad files silently: an unclosed quote merges lines into one row, a comma too
+many shifts columns. One streaming pass of the csv module in strict mode finds delimiter and header,
+counts the fields of every record, and records on which line each begins.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from ..errors import InputError
+from .columns import KNOWN_NAMES
+from .sources import TableFile, checked_lines, encoding_of, open_lines
+
+_DELIMITERS = ",\t;|"
+_SAMPLE_LINES = 100
+_LONGEST_NAME = 40
+
+
+@dataclass(frozen=True)
+class CsvShape:
+    """What the strict pass found.
+
+    Attributes:
+        encoding: to decode the file with.
+        delimiter: between fields.
+        names: of the columns; "0", "1", ... without a header.
+        header: whether the first record holds the names.
+        n_blank: blank lines before the first record.
+        lines: the line on which each record after the header begins, from 1. In a table of one
+            column a blank line is a record with an empty field; in others it is none.
+        n_chars: characters of each column, to compare with what another reader gets.
+    """
+
+    encoding: str
+    delimiter: str
+    names: tuple[str, ...]
+    header: bool
+    n_blank: int
+    lines: array[int]
+    n_chars: tuple[int, ...]
+
+
+@contextmanager
+def _fields_of_any_size() -> Iterator[None]:
+    """Lift the csv module's limit of 131072 characters a field, which is global, for a while."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def check_csv(file: TableFile, encoding: str | None, header: bool | None) -> CsvShape:
+    """Read a csv or tsv file strictly.
+
+    Args:
+        file: format csv (delimiter found among , tab ; |) or tsv.
+        encoding: None takes the BOM's, else UTF-8.
+        header: None decides: the first record is a header unless a field of it is empty, a number,
+            repeated or longer than 40 characters; a well-known name (label, text, ...) settles it.
+
+    Raises:
+        InputError: a byte is not of the encoding, a NUL, a quote is not closed, a record has more
+            or fewer fields than the first, column names are empty or repeated, or there is no row.
+    """
+    encoding = encoding_of(file, encoding)
+    with _fields_of_any_size(), open_lines(file, encoding, newline="") as stream:
+        lines = checked_lines(file, stream)
+        sample = list(islice(lines, _SAMPLE_LINES))
+        delimiter = "\t" if file.format == "tsv" else _sniff(sample)
+        records = _records(file, chain(sample, lines), delimiter)
+        first_line, first = next((r for r in records if not _is_blank(r[1])), (0, []))
+        if not first:
+            raise InputError(f"{file.name}: has only empty lines: give at least one text")
+        if header is None:
+            header = _looks_like_header(first)
+        names = _named(file, first_line, first) if header else tuple(map(str, range(len(first))))
+        starts, n_chars = array("q"), [0] * len(first)
+        for line, fields in chain([] if header else [(first_line, first)], records):
+            if len(first) > 1 and _is_blank(fields):
+                continue
+            fields = fields or [""]
+            if len(fields) != len(first):
+                raise _ragged(file, (line, fields), (first_line, first), delimiter)
+            starts.append(line)
+            for i, field in enumerate(fields):
+                n_chars[i] += len(field)
+    if not starts:
+        raise InputError(
+            f"{file.name}: line {first_line} is taken as the header and no row follows: add rows"
+        )
+    return CsvShape(encoding, delimiter, names, header, first_line - 1, starts, tuple(n_chars))
+
+
+def _is_blank(fields: list[str]) -> bool:
+    return not fields or (len(fields) == 1 and not fields[0].strip())
+
+
+def _sniff(sample: list[str]) -> str:
+    """Take the delimiter that cuts the most of the first lines into the same number of fields.
+
+    Quoted parts are read with each candidate, so a comma inside quotes does not count.
+    """
+    best, delimiter = (0, 0), ","
+    for candidate in _DELIMITERS:
+        widths = Counter(
+            len(fields) for fields in csv.reader(sample, delimiter=candidate) if fields
+        )
+        width, n_lines = max(widths.items(), key=lambda item: (item[1], item[0]), default=(1, 0))
+        if width > 1 and (n_lines, width) > best:
+            best, delimiter = (n_lines, width), candidate
+    return delimiter
+
+
+def _records(
+    file: TableFile, lines: Iterator[str], delimiter: str
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line on which it begins, fields) of each record; a blank line has no fields."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    start = 1
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise _bad_quote(file, start, reader.line_num, str(error)) from error
+        yield start, fields
+        start = reader.line_num + 1
+
+
+def _bad_quote(file: TableFile, start: int, line: int, error: str) -> InputError:
+    if "end of data" in error:
+        return InputError(
+            f'{file.name}: line {start}: a quote (") opened in this row is never closed: close it, '
+            'and write a quote inside a field as ""'
+        )
+    return InputError(
+        f"{file.name}: line {line}: in the row that begins on line {start}, text follows a closing "
+        f'quote ("): close an earlier quote, or write a quote inside a field as "" ({error})'
+    )
+
+
+def _ragged(
+    file: TableFile, record: tuple[int, list[str]], first: tuple[int, list[str]], delimiter: str
+) -> InputError:
+    shown = {"\t": "tab"}.get(delimiter, delimiter)
+    line, fields = record
+    if len(fields) < len(first[1]):
+        fix = f'add the missing "{shown}"'
+    else:
+        fix = f'put quotes (") around a field that has "{shown}" in it'
+    return InputError(
+        f"{file.name}: line {line}: has {len(fields)} columns, line {first[0]} has "
+        f"{len(first[1])}: {fix}"
+    )
+
+
+def _looks_like_header(fields: list[str]) -> bool:
+    names = [field.strip().lower() for field in fields]
+    if any(name in KNOWN_NAMES for name in names):
+        return True
+    if len(set(names)) < len(names) or not all(names[1:]):
+        return False
+    return not any(_is_number(name) or len(name) > _LONGEST_NAME for name in names)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _named(file: TableFile, line: int, fields: list[str]) -> tuple[str, ...]:
+    """Return the column names of a header; an empty first one is the index that pandas writes."""
+    names = [field.strip() for field in fields]
+    if not names[0] and len(names) > 1:
+        names[0] = "index" if "index" not in names else "(index)"
+    for i, name in enumerate(names):
+        if not name:
+            raise InputError(
+                f"{file.name}: line {line}: column {i + 1} has an empty name: name it, or say that "
+                "there is no header"
+            )
+        if name in names[:i]:
+            raise InputError(
+                f"{file.name}: line {line}: columns {names.index(name) + 1} and {i + 1} are both "
+                f'named "{name}": rename one'
+            )
+    return tuple(names)

@@ -1,0 +1,112 @@
+"""Files of lines: labelled lines (TREC, fastText), one text a line, WikiExtractor's documents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ..errors import InputError
+from .sources import TableFile, checked_lines, encoding_of, open_lines
+
+_TREC = re.compile(r"([^\s:]+):(\S+)\s+(.*\S)")
+_FASTTEXT = re.compile(r"__label__(\S+)\s*(.*)")
+_TRAILING_LABEL = re.compile(r"(?:^|\s)__label__\S+")
+
+Columns = dict[str, list[str | None]]
+
+
+def read_lines(file: TableFile, encoding: str | None) -> tuple[Columns, list[int]]:
+    """Read a .txt or .label file.
+
+    A .label file has a label on every line: `LABEL:sub text` (TREC; columns label, fine_label,
+    text) or `__label__x text` (fastText; columns label, text). A .txt file is fastText's if it
+    starts with `__label__`, WikiExtractor's if it starts with `<doc` (a text is a document), and
+    otherwise one text a line. Empty lines separate.
+
+    Returns:
+        columns: name to values, and the line each begins on (from 1).
+
+    Raises:
+        InputError: a line of a labelled file has no label or two, or a document does not end.
+    """
+    with open_lines(file, encoding_of(file, encoding)) as stream:
+        lines = (
+            (number, line.rstrip("\n"))
+            for number, line in enumerate(checked_lines(file, stream), 1)
+            if not line.isspace()
+        )
+        first = next(lines, None)
+        if first is None:
+            raise InputError(f"{file.name}: has only empty lines: give at least one text")
+        rest = _chain(first, lines)
+        if first[1].startswith("__label__"):
+            return _read_labelled(file, rest, "fastText")
+        if file.format == "label":
+            return _read_labelled(file, rest, "TREC")
+        if first[1].startswith("<doc "):
+            return _read_documents(file, rest)
+        numbers, texts = zip(*rest, strict=True)
+        return {"text": list(texts)}, list(numbers)
+
+
+def _chain(first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    yield first
+    yield from rest
+
+
+def _read_labelled(
+    file: TableFile, lines: Iterator[tuple[int, str]], style: str
+) -> tuple[Columns, list[int]]:
+    labels: list[str | None] = []
+    fine: list[str | None] = []
+    texts: list[str | None] = []
+    numbers = []
+    for number, line in lines:
+        if style == "fastText":
+            match = _FASTTEXT.fullmatch(line.strip())
+            wanted = "__label__x text"
+        else:
+            match = _TREC.fullmatch(line.strip())
+            wanted = "LABEL:sub text or __label__x text"
+        if match is None:
+            raise InputError(
+                f'{file.name}: line {number}: no label at "{line.strip()[:30]}": write every line '
+                f"as {wanted}, or name the file .txt to read texts without labels"
+            )
+        if style == "fastText" and _TRAILING_LABEL.search(match[2]):
+            raise InputError(
+                f"{file.name}: line {number}: two labels on one line: keep one label a line"
+            )
+        labels.append(match[1])
+        fine.append(f"{match[1]}:{match[2]}")
+        texts.append(match[match.re.groups])
+        numbers.append(number)
+    if style == "fastText":
+        return {"label": labels, "text": texts}, numbers
+    return {"label": labels, "fine_label": fine, "text": texts}, numbers
+
+
+def _read_documents(file: TableFile, lines: Iterator[tuple[int, str]]) -> tuple[Columns, list[int]]:
+    texts: list[str | None] = []
+    numbers: list[int] = []
+    document: list[str] | None = None
+    for number, line in lines:
+        if line.startswith("<doc "):
+            if document is not None:
+                break
+            document = []
+            numbers.append(number)
+        elif line.startswith("</doc>"):
+            texts.append("\n".join(document or []))
+            document = None
+        elif document is None:
+            raise InputError(
+                f"{file.name}: line {number}: text outside of <doc> ... </doc>: move it into one"
+            )
+        else:
+            document.append(line)
+    if document is not None:
+        raise InputError(
+            f"{file.name}: line {numbers[-1]}: <doc> without </doc>: add it, or get the file again"
+        )
+    return {"text": texts}, numbers

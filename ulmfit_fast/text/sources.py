@@ -1,0 +1,183 @@
+"""Find and open the file of a table: plain, gzip or xz; its encoding; errors that name the byte."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import BinaryIO, TextIO, cast
+
+from ..errors import InputError
+
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "txt", "label")
+_COMPRESSED = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
+_DAMAGED = (gzip.BadGzipFile, lzma.LZMAError, EOFError, zlib.error)
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A file that exists and that we can read.
+
+    Attributes:
+        path: the file.
+        format: one of FORMATS.
+        compression: ".gz", ".xz" or "".
+    """
+
+    path: Path
+    format: str
+    compression: str
+
+    @property
+    def name(self) -> str:
+        """The path as the user gave it, for messages."""
+        return str(self.path)
+
+    def open_bytes(self) -> BinaryIO:
+        """Open for reading, unpacked."""
+        if self.compression:
+            return cast(BinaryIO, _COMPRESSED[self.compression](self.path))
+        return open(self.path, "rb")
+
+
+def find_file(path: Path) -> TableFile:
+    """Look a file up.
+
+    Raises:
+        InputError: it is missing (naming the nearest file of the folder), a directory, empty, not
+            readable, or of an unknown format.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory: give one file ({', '.join(FORMATS)})")
+    if not path.exists():
+        raise InputError(f"{path}: no such file: {_nearest(path)}")
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in _COMPRESSED else ""
+    extension = suffixes[-1][1:] if suffixes else ""
+    extension = {"ndjson": "jsonl", "text": "txt"}.get(extension, extension)
+    if extension not in FORMATS:
+        raise InputError(
+            f'{path}: unknown kind of file "{extension}": give a name that ends in '
+            f"{', '.join('.' + name for name in FORMATS)} (also .gz, .xz)"
+        )
+    file = TableFile(path, extension, compression)
+    empty = path.stat().st_size == 0
+    with reading(file):
+        if not empty:
+            with file.open_bytes() as stream:
+                empty = not stream.read(1)
+    if empty:
+        raise InputError(f"{path}: the file is empty: give a file with at least one text")
+    return file
+
+
+def _nearest(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent} either, check the path"
+    names = [entry.name for entry in path.parent.iterdir()]
+    near = get_close_matches(path.name, names, n=1, cutoff=0.5)
+    return f"did you mean {path.parent / near[0]}?" if near else "check the path"
+
+
+@contextmanager
+def reading(file: TableFile) -> Iterator[None]:
+    """Turn what goes wrong while reading a file into an InputError that names it."""
+    try:
+        yield
+    except _DAMAGED as error:
+        raise InputError(
+            f"{file.name}: the packed file is damaged or cut off, make it again: {error}"
+        ) from error
+    except PermissionError:
+        raise InputError(f"{file.name}: no permission to read it: change its mode") from None
+    except UnicodeDecodeError as error:
+        raise _undecodable(file, error.encoding) from error
+
+
+def encoding_of(file: TableFile, encoding: str | None) -> str:
+    """Return the encoding asked for, or what the first bytes say: a BOM, else UTF-8.
+
+    Raises:
+        InputError: Python does not know the encoding asked for.
+    """
+    if encoding is not None:
+        try:
+            return codecs.lookup(encoding).name
+        except LookupError:
+            raise InputError(
+                f'{file.name}: unknown encoding "{encoding}": use for example --encoding latin-1'
+            ) from None
+    with reading(file), file.open_bytes() as stream:
+        start = stream.read(4)
+    return next((name for bom, name in _BOMS if start.startswith(bom)), "utf-8")
+
+
+def _undecodable(file: TableFile, encoding: str) -> InputError:
+    """Find the first byte that is not valid and say where it is."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    offset = n_lines = 0
+    with file.open_bytes() as stream:
+        while block := stream.read(_BLOCK):
+            pending = len(decoder.getstate()[0])
+            try:
+                n_lines += decoder.decode(block).count("\n")
+            except UnicodeDecodeError as error:
+                good = bytes(error.object[: error.start])
+                line = n_lines + good.decode(encoding, "ignore").count("\n") + 1
+                at = offset - pending + error.start
+                return InputError(
+                    f"{file.name}: line {line}: byte 0x{error.object[error.start]:02x} at offset "
+                    f"{at} is not {encoding}: try {_advice(encoding)}, or save as UTF-8"
+                )
+            offset += len(block)
+    return InputError(f"{file.name}: ends in the middle of a {encoding} character: save it again")
+
+
+def _advice(encoding: str) -> str:
+    return "--encoding latin-1" if encoding.startswith("utf") else "--encoding utf-8"
+
+
+@contextmanager
+def open_lines(file: TableFile, encoding: str, *, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a file as text.
+
+    Args:
+        file: what to open.
+        encoding: from `encoding_of`.
+        newline: as in `open`: None makes all line ends alike, "" keeps them.
+
+    Raises:
+        InputError: inside the with block, for a byte that is not of this encoding.
+    """
+    with reading(file), file.open_bytes() as stream:
+        yield io.TextIOWrapper(stream, encoding=encoding, newline=newline)
+
+
+def checked_lines(file: TableFile, stream: TextIO) -> Iterator[str]:
+    """Yield the lines of a stream.
+
+    Raises:
+        InputError: a line has a NUL byte.
+    """
+    for number, line in enumerate(stream, 1):
+        if "\0" in line:
+            raise InputError(
+                f"{file.name}: line {number}: column {line.index(chr(0)) + 1}: NUL byte: remove "
+                "it, or give the encoding of the file, for example --encoding utf-16"
+            )
+        yield line

@@ -1,0 +1,143 @@
+"""Read a table of texts, with labels or without, from any source, and say what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from .columns import Values, choose_columns
+from .lines import read_lines
+from .rules import mark_fields
+from .sources import find_file
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# What pandas writes for a missing value. "NA", "None" and "null" are kept: they are words, too.
+_NAN = ("nan", "NaN")
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """A row that was left out: its line or record number from 1, the column and why."""
+
+    row: int
+    column: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Texts of a table, in its order.
+
+    Attributes:
+        texts: never empty; several text columns are joined as `xxfld 1 a xxfld 2 b`.
+        labels: of each text; None where the row has none (for the language model only).
+        rows: line (csv, txt, jsonl) or record number of each text, from 1.
+        skipped: rows without text.
+        text_columns: the columns that were read.
+        label_column: the column that was read, or None.
+        source: file or name, for messages.
+    """
+
+    texts: list[str]
+    labels: list[str | None]
+    rows: list[int]
+    skipped: list[SkippedRow]
+    text_columns: tuple[str, ...]
+    label_column: str | None
+    source: str
+
+
+def read_table(
+    source: str | Path | Dataset,
+    *,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+    labelled: bool | None = None,
+) -> TextTable:
+    """Read texts and labels.
+
+    Args:
+        source: a csv, tsv, json, jsonl, parquet, txt or label file, plain or .gz or .xz; or a
+            `datasets.Dataset`; or "hf:owner/name[:split]" (split train) of the Hugging Face Hub.
+        text_columns: columns of the text; None chooses (`columns.choose_columns`).
+        label_column: column of the label; None chooses.
+        encoding: of a text file; None takes the byte order mark's, else UTF-8.
+        header: whether a csv file begins with column names; None decides (`csv_check.check_csv`).
+        labelled: True: a label column is required; False: labels are ignored; None: used if found.
+
+    Raises:
+        InputError: one line: what is wrong, in which file, row and column, and what to do.
+    """
+    from .loaders import load_dataset_columns, load_file_columns, load_hub_columns
+
+    if isinstance(source, str) and source.startswith("hf:"):
+        name = source
+        columns, rows = load_hub_columns(source)
+    elif isinstance(source, (str, Path)):
+        file = find_file(Path(source))
+        name = file.name
+        if file.format in ("txt", "label"):
+            columns, rows = read_lines(file, encoding)
+        else:
+            columns, rows = load_file_columns(file, encoding, header)
+    else:
+        name = "the data set"
+        columns, rows = load_dataset_columns(source, name)
+    choice = choose_columns(
+        columns, name, text_columns=text_columns, label_column=label_column, labelled=labelled
+    )
+    labels = columns[choice.label] if choice.label is not None else [None] * len(rows)
+    table = _without_empty([columns[c] for c in choice.text], labels, rows, choice.text)
+    texts, kept_labels, kept_rows, skipped = table
+    if not texts:
+        raise InputError(
+            f"{name}: row {skipped[0].row if skipped else 1}: column "
+            f'"{choice.text[0]}" has no text in any row: choose another with --text-column'
+        )
+    if labelled and not any(label is not None for label in kept_labels):
+        raise InputError(
+            f'{name}: column "{choice.label}" is empty in every row with text: choose another with '
+            "--label-column"
+        )
+    return TextTable(texts, kept_labels, kept_rows, skipped, choice.text, choice.label, source=name)
+
+
+def _without_empty(
+    fields: Sequence[Values],
+    labels: Values,
+    rows: Iterable[int],
+    names: tuple[str, ...],
+) -> tuple[list[str], list[str | None], list[int], list[SkippedRow]]:
+    """Drop rows without text and list them."""
+    texts: list[str] = []
+    kept_labels: list[str | None] = []
+    kept_rows: list[int] = []
+    skipped: list[SkippedRow] = []
+    for row, label, *values in zip(rows, labels, *fields, strict=True):
+        reasons = [_why_missing(value) for value in values]
+        if all(reasons):
+            skipped.append(SkippedRow(row, "+".join(names), str(reasons[0])))
+            continue
+        texts.append(
+            mark_fields([str(v) if not r else "" for v, r in zip(values, reasons, strict=True)])
+        )
+        kept_labels.append(None if _why_missing(label) or label is None else label.strip())
+        kept_rows.append(row)
+    return texts, kept_labels, kept_rows, skipped
+
+
+def _why_missing(value: str | None) -> str | None:
+    if value is None:
+        return "missing value"
+    if value in _NAN:
+        return "NaN"
+    if value == "":
+        return "empty text"
+    return "white space only" if value.isspace() else None

@@ -1,0 +1,212 @@
+"""Tokenizers: text to ids and back, one JSON file each.
+
+    WordTokenizer     fastai's rules, then spaCy's English words; ids by frequency. Its vocabulary
+                      is fastai's, token by token, so fastai's models and ours can exchange it.
+    SubwordTokenizer  fastai's rules, then unigram pieces (subword.py). For languages whose words
+                      are many; knows every character it has seen min_freq times.
+
+Both start every text with `xxbos` and give xxunk, xxpad, xxbos the ids 0, 1, 2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from .rules import BOS, BOS_ID, PAD, PAD_ID, RULES_VERSION, SPECIALS, UNK, UNK_ID, apply_rules
+from .segment import REMEMBERED, chunks_of, cut_chunk
+from .vocab import FAKE, make_vocab
+
+FORMAT = "ulmfit_fast.tokenizer"
+FORMAT_VERSION = 1
+
+Ids = npt.NDArray[np.int32]
+
+
+class Tokenizer(ABC):
+    """Text to ids and back.
+
+    Attributes:
+        kind: "word" or "subword".
+        vocab: the token of each id; its length is a multiple of 8.
+    """
+
+    kind: ClassVar[str]
+    unk_id, pad_id, bos_id = UNK_ID, PAD_ID, BOS_ID
+
+    def __init__(self, vocab: Sequence[str]) -> None:
+        """Take the token of each id; the first three must be xxunk, xxpad, xxbos."""
+        if list(vocab[:3]) != [UNK, PAD, BOS]:
+            raise InputError(
+                f"a vocabulary must begin with {UNK}, {PAD}, {BOS}, this one begins with "
+                f"{list(vocab[:3])}: make it with train_tokenizer"
+            )
+        self.vocab = list(vocab)
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """Return the ids of each text, int32 [n_tokens], beginning with bos_id."""
+
+    @abstractmethod
+    def tokenize(self, text: str) -> list[str]:
+        """Return the tokens of one text, beginning with xxbos."""
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return readable text: the tokens of ids, put together."""
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "kind": self.kind,
+            "rules": RULES_VERSION,
+            "vocab": self.vocab,
+        }
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hex, of all that decides which ids a text gets."""
+        return _fingerprint(self._content())
+
+    def save(self, path: Path) -> None:
+        """Write one JSON file; an existing file is replaced whole or not at all."""
+        content = {**self._content(), "sha256": self.fingerprint()}
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(content, file, ensure_ascii=False, indent=0)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+
+class _ChunkIds(dict[str, tuple[int, ...]]):
+    """Chunk to ids, filled on first use."""
+
+    def __init__(self, vocab: Sequence[str]) -> None:
+        super().__init__()
+        self._id_of = {token: i for i, token in enumerate(vocab) if token != FAKE}
+
+    def __missing__(self, chunk: str) -> tuple[int, ...]:
+        ids = tuple(self._id_of.get(token, UNK_ID) for token in cut_chunk(chunk))
+        if len(self) < REMEMBERED:
+            self[chunk] = ids
+        return ids
+
+
+class WordTokenizer(Tokenizer):
+    """fastai's rules and words; ids by frequency. Unknown words get unk_id."""
+
+    kind = "word"
+
+    def __init__(self, vocab: Sequence[str]) -> None:
+        super().__init__(vocab)
+        self._ids_of = _ChunkIds(self.vocab)
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """Return the ids of each text, int32 [n_tokens]."""
+        ids_of = self._ids_of.__getitem__
+        return [
+            np.fromiter(
+                chain.from_iterable(map(ids_of, chunks_of(apply_rules(text)))), dtype=np.int32
+            )
+            for text in texts
+        ]
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return the words, also those without an id, of one text."""
+        return [token for chunk in chunks_of(apply_rules(text)) for token in cut_chunk(chunk)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the words of ids with a space between them."""
+        return " ".join(self.vocab[int(i)] for i in ids)
+
+
+def count_words(texts: Iterable[str]) -> Counter[str]:
+    """Count the word tokens of texts, in the order in which they first occur."""
+    chunks: Counter[str] = Counter()
+    for text in texts:
+        chunks.update(chunks_of(apply_rules(text)))
+    counts: Counter[str] = Counter()
+    for chunk, n in chunks.items():
+        for token in cut_chunk(chunk):
+            counts[token] += n
+    return counts
+
+
+def train_tokenizer(
+    texts: Iterable[str], *, kind: str = "word", max_vocab: int = 60_000, min_freq: int = 3
+) -> Tokenizer:
+    """Make a tokenizer for texts.
+
+    Args:
+        texts: what it shall be good at; read once.
+        kind: "word" or "subword".
+        max_vocab: most tokens, before the padding to a multiple of 8; fewer where texts are few.
+        min_freq: tokens (word) or characters (subword) seen less often are unknown.
+
+    Raises:
+        InputError: kind is neither, max_vocab is below 32, or there is no word in texts.
+    """
+    if max_vocab < 32:
+        raise InputError(f"max_vocab is {max_vocab}: a vocabulary needs at least 32 tokens")
+    if kind == "word":
+        counts = count_words(texts)
+        if not counts.keys() - set(SPECIALS):
+            raise InputError("cannot make a vocabulary: there is no word in the texts")
+        return WordTokenizer(make_vocab(counts, max_vocab=max_vocab, min_freq=min_freq))
+    if kind == "subword":
+        from .subword import train_subwords
+
+        return train_subwords(texts, max_vocab=max_vocab, min_freq=min_freq)
+    raise InputError(f'kind of tokenizer "{kind}" is unknown: use "word" or "subword"')
+
+
+def load_tokenizer(path: Path | str) -> Tokenizer:
+    """Read a file written by `Tokenizer.save`.
+
+    Raises:
+        InputError: the file is missing, damaged, or of another format version.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such tokenizer file: train one first") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot read the tokenizer, make it again: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path}: not a tokenizer of ulmfit_fast: give the file that save() wrote")
+    if content.get("version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: tokenizer format {content.get('version')}, this release reads "
+            f"{FORMAT_VERSION}: use the release that wrote it or train again"
+        )
+    if content.pop("sha256", None) != _fingerprint(content):
+        raise InputError(f"{path}: the tokenizer file is damaged (SHA-256 differs): restore it")
+    if content["rules"] != RULES_VERSION:
+        raise InputError(
+            f"{path}: made with text rules {content['rules']}, this release has {RULES_VERSION}: "
+            "train again"
+        )
+    if content["kind"] == "word":
+        return WordTokenizer(content["vocab"])
+    from .subword import SubwordTokenizer
+
+    return SubwordTokenizer(content["vocab"], content["scores"])
+
+
+def _fingerprint(content: dict[str, Any]) -> str:
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
