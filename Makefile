@@ -20,6 +20,9 @@ CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.cpp csrc/*/*.cuh csrc/*/*
 CUDA_SOURCES := $(wildcard csrc/cuda/*.cu)
 BENCHMARK_FLAGS := $(if $(QUICK),--quick)
 
+# The toolkit that nvcc itself names: the nvcc in PATH may be a script that calls another.
+TOOLKIT = $(or $(CUDA_HOME),$(shell nvcc --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^\#\$$ TOP=//p'))
+
 .PHONY: demo test lint bench gpu clean
 .DELETE_ON_ERROR:
 
@@ -69,7 +72,7 @@ gpu:
 	    || { echo "make gpu: $(PYTHON) has no CUDA build of torch; name one that has: make gpu PYTHON=..."; exit 2; }
 	@$(PYTHON) -c "import sys, torch; sys.exit(not torch.cuda.is_available())" \
 	    || { echo "make gpu: torch sees no GPU on this machine"; exit 2; }
-	ULMFIT_FAST_BUILD=cuda $(PYTHON) setup.py build_ext --inplace
+	CUDA_HOME="$(TOOLKIT)" ULMFIT_FAST_BUILD=cuda $(PYTHON) setup.py build_ext --inplace
 	$(PYTHON) -m pytest -q -p no:cacheprovider tests/gpu --require-gpu $(PYTEST_ARGS)
 	$(PYTHON) benchmarks/run.py --device cuda $(BENCHMARK_FLAGS) --results "$${OUT:-benchmarks/results}"
 

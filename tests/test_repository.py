@@ -33,14 +33,15 @@ LAYERS = {
     "text": ["errors"],
     "demo_corpus": ["errors"],
     "training": ["model", "optim", "schedule", "text"],
-    "commands": ["training", "demo_corpus"],
-    "cli": ["commands"],
+    "commands": ["training"],
+    "demo": ["commands", "demo_corpus"],
+    "cli": ["demo"],
 }
 # Libraries beyond the standard one, and the only parts that may import them. A part in LAZY imports
 # them inside functions only, so that importing the package needs none.
 LIBRARIES = {
     "torch": set(LAYERS) - {"errors"},
-    "numpy": {"schedule", "text", "demo_corpus", "training", "commands", "cli"},
+    "numpy": {"schedule", "text", "demo_corpus", "training", "commands", "demo", "cli"},
     "safetensors": {"training", "commands"},
     "datasets": {"text"},
     "pyarrow": {"text"},
