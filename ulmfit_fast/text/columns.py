@@ -32,6 +32,7 @@ KNOWN_NAMES = {
     *TITLE_NAMES,
 }
 _SAMPLE_ROWS = 2_000
+_SAMPLE_CHARS = 1_000
 _MOST_CLASSES = 200
 # By content: a text has this many words on average and hardly repeats; see _is_text.
 _FEWEST_WORDS = 2.5
@@ -183,7 +184,7 @@ def _mean_chars(values: Values) -> float:
 
 def _is_text(values: Values) -> bool:
     present = _present(values, _SAMPLE_ROWS)
-    n_words = sum(len(value.split()) for value in present)
+    n_words = sum(len(value[:_SAMPLE_CHARS].split()) for value in present)
     return n_words >= _FEWEST_WORDS * len(present) > 0 and 2 * len(set(present)) > len(present)
 
 

@@ -23,6 +23,7 @@ from .sources import TableFile, checked_lines, encoding_of, open_lines
 _DELIMITERS = ",\t;|"
 _SAMPLE_LINES = 100
 _LONGEST_NAME = 40
+_MOST_WORDS_OF_A_NAME = 3
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def check_csv(file: TableFile, encoding: str | None, header: bool | None) -> Csv
         file: format csv (delimiter found among , tab ; |) or tsv.
         encoding: None takes the BOM's, else UTF-8.
         header: None decides: the first record is a header unless a field of it is empty, a number,
-            repeated or longer than 40 characters; a well-known name (label, text, ...) settles it.
+            repeated, or longer than 3 words or 40 characters; a well-known name (label, text, ...)
+            settles it.
 
     Raises:
         InputError: a byte is not of the encoding, a NUL, a quote is not closed, a record has more
@@ -171,7 +173,10 @@ def _looks_like_header(fields: list[str]) -> bool:
         return True
     if len(set(names)) < len(names) or not all(names[1:]):
         return False
-    return not any(_is_number(name) or len(name) > _LONGEST_NAME for name in names)
+    return not any(
+        _is_number(name) or len(name) > _LONGEST_NAME or len(name.split()) > _MOST_WORDS_OF_A_NAME
+        for name in names
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -15,7 +15,8 @@ import re
 from operator import eq
 
 RULES_VERSION = "fastai-2.8"
-"""Part of every tokenizer's fingerprint: a change of the rules makes every cached corpus stale."""
+"""Of the rules and of the cutting into words. It is part of every tokenizer's fingerprint, so that a
+change of either makes cached corpora and saved tokenizers stale."""
 
 UNK, PAD, BOS, EOS, FLD = "xxunk", "xxpad", "xxbos", "xxeos", "xxfld"
 REP, WREP, UP, MAJ = "xxrep", "xxwrep", "xxup", "xxmaj"
