@@ -108,8 +108,7 @@ def test_more_characters_than_the_vocabulary_holds_leave_the_rare_ones_unknown()
 def test_subwords_are_the_same_in_every_process() -> None:
     """The trainer's hash maps are seeded anew in each process; a vocabulary that ties binds."""
     script = (
-        "from ulmfit_fast.text.subword import SubwordTokenizer
-from ulmfit_fast.text.tokenizer import train_tokenizer\n"
+        "from ulmfit_fast.text.tokenizer import train_tokenizer\n"
         f"texts = {[text + str(i * i) for i, text in enumerate(TEXTS)]!r}\n"
         "for size in (64, 100, 1000):\n"
         "    t = train_tokenizer(texts, kind='subword', max_vocab=size, min_freq=1)\n"

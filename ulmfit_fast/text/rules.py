@@ -15,7 +15,7 @@ import re
 from operator import eq
 
 RULES_VERSION = "fastai-2.8"
-"""Of the rules and of the cutting into words. It is part of every tokenizer's fingerprint, so that a
+"""Of the rules and of the cutting into words: part of every tokenizer's fingerprint, so that a
 change of either makes cached corpora and saved tokenizers stale."""
 
 UNK, PAD, BOS, EOS, FLD = "xxunk", "xxpad", "xxbos", "xxeos", "xxfld"
