@@ -25,7 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text import Tokenizer, load_tokenizer
+from ulmfit_fast.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = "ulmfit_fast"
 FORMAT_VERSION = 1

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from ulmfit_fast.text.batches import ClassifierBatch, ClassifierBatches, LMStream
 
 from ulmfit_fast.model import EncoderState, LanguageModel, LayerGroups, LossParts, TextClassifier
+from ulmfit_fast.text.batches import ClassifierBatch, ClassifierBatches, LMStream
 from ulmfit_fast.training.config import StageName, TrainConfig
 from ulmfit_fast.training.loop import Metrics
 

@@ -12,7 +12,9 @@ import torch
 
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, TextClassifier
-from ulmfit_fast.text import ClassifierBatches, Corpus, LMStream, Tokenizer, train_tokenizer
+from ulmfit_fast.text.batches import ClassifierBatches, LMStream
+from ulmfit_fast.text.corpus import Corpus
+from ulmfit_fast.text.tokenizer import Tokenizer, train_tokenizer
 from ulmfit_fast.training.checkpoint import load_model, save_model
 from ulmfit_fast.training.config import SIZES, StageName, TrainConfig
 from ulmfit_fast.training.device import choose_device
