@@ -1,0 +1,114 @@
+"""The verbs that use a trained model: predict, evaluate, info."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from cli_runs import json_of, run, succeed, train_small, write_rows
+
+from ulmfit_fast import cli
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty working directory with test.csv."""
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "test.csv", 20, seed=1)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of train: do not write into it."""
+    return train_small(tmp_path_factory.mktemp("trained"))
+
+
+def test_predict_writes_csv_that_reads_back(folder: Path, trained: Path):
+    tricky = ['say "good", then\nleave', "=1+1", "a\ttab", "bad \x1b[31mred", "ünï 中文"]
+    with (folder / "in.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text",), *[(text,) for text in tricky]])
+    result = succeed("predict", trained, "in.csv", "--out", "out.csv")
+    assert result.stdout == ""
+    assert "5 texts -> out.csv" in result.stderr
+    rows = list(csv.DictReader((folder / "out.csv").open(newline="", encoding="utf-8")))
+    assert [row["text"] for row in rows] == tricky
+    for row in rows:
+        assert row["label"] in ("neg", "pos")
+        assert float(row["p(neg)"]) + float(row["p(pos)"]) == pytest.approx(1, abs=2e-6)
+        assert float(row["probability"]) == max(float(row["p(neg)"]), float(row["p(pos)"]))
+
+
+def test_predict_to_the_terminal_escapes_what_could_act_on_it(trained: Path):
+    result = succeed("predict", trained, "-", stdin="evil \x1b]0;title\x07 text\x9b \u202e\n")
+    assert "evil \\x1b]0;title\\x07 text\\x9b \\u202e" in result.stdout
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(result.output)
+
+
+def test_predict_reads_lines_and_numbers_them(trained: Path):
+    result = succeed("predict", trained, "-", stdin="good film\r\n\n  \nawful, dull film")
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [(row["row"], row["text"]) for row in rows] == [
+        ("1", "good film"),
+        ("4", "awful, dull film"),
+    ]
+    assert "2 texts; 2 rows without text skipped" in result.stderr
+
+
+def test_predict_json_and_encoding(trained: Path):
+    result = succeed(
+        "predict",
+        trained,
+        "-",
+        "--json",
+        "--encoding",
+        "latin-1",
+        stdin="caf\xe9".encode("latin-1"),
+    )
+    answer = json_of(result)
+    assert (answer["row"], answer["text"]) == (1, "café")
+    assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].__getitem__)
+
+
+def test_predict_does_not_depend_on_the_rows_around(folder: Path, trained: Path):
+    lines = ["good film", "an awful film with a weak story told by a dull actor", "fine"]
+    together = succeed(
+        "predict", trained, "-", "--json", stdin="\n".join(lines)
+    ).stdout.splitlines()
+    for line, answer in zip(lines, together, strict=True):
+        alone = json_of(succeed("predict", trained, "-", "--json", stdin=line))
+        expected = pytest.approx(alone["probabilities"], abs=1e-5)
+        assert json.loads(answer)["probabilities"] == expected
+
+
+def test_predict_refuses_to_replace_a_file(folder: Path, trained: Path):
+    (folder / "out.csv").write_text("precious")
+    refused = run("predict", trained, "test.csv", "--out", "out.csv")
+    assert refused.exit_code == 2
+    assert "out.csv: this file exists" in refused.stderr
+    assert (folder / "out.csv").read_text() == "precious"
+    succeed("predict", trained, "test.csv", "--out", "out.csv", "--overwrite")
+    assert (folder / "out.csv").read_text() != "precious"
+
+
+def test_evaluate_for_people_and_programs(folder: Path, trained: Path):
+    said = succeed("evaluate", trained, "test.csv").stdout
+    assert "error     " in said
+    assert "of 20 wrong)" in said
+    assert "precision" in said
+    values = json_of(succeed("evaluate", trained / "model", "test.csv", "--json"))
+    assert values["n"] == 20
+    assert sum(map(sum, values["confusion"])) == 20
+    low, high = values["error_interval_95"]
+    assert 0 <= low <= values["error"] <= high <= 1
+
+
+def test_info_of_the_installation_and_of_a_model(trained: Path):
+    assert "kernel       drop_connect on cpu: " in succeed("info").stdout
+    facts = json_of(succeed("info", "--json"))
+    assert facts["ulmfit_fast"] == cli.__version__
+    said = succeed("info", trained).stdout
+    assert "classifier" in said
+    assert "2: neg, pos" in said
+    assert json_of(succeed("info", trained / "language_model", "--json"))["classes"] == []

@@ -1,0 +1,316 @@
+"""The command line `ulmfit-fast`: reads options, then imports what does the work.
+
+Torch and the package are imported after the options are read, so that --help answers at once.
+What the user can mend is one line on standard error and exit status 2: `error: ...`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ulmfit_fast import __version__
+from ulmfit_fast.errors import InputError, TrainingError
+
+if TYPE_CHECKING:
+    from ulmfit_fast.commands.choices import Settings
+    from ulmfit_fast.commands.data import Files
+    from ulmfit_fast.commands.terminal import Terminal
+
+EXIT_INPUT, EXIT_TRAINING, EXIT_INTERRUPTED = 2, 1, 130
+_DEBUG = "ulmfit_fast.debug"
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _OneLine(click.ClickException):
+    """An error whose message is the whole output, with exit status 2."""
+
+    exit_code = EXIT_INPUT
+
+    def show(self, file: Any = None) -> None:
+        from ulmfit_fast.commands.terminal import printable
+
+        click.echo(f"error: {printable(self.format_message())}", err=True, file=file)
+
+
+class _TrainingStopped(_OneLine):
+    """Training that cannot go on, with exit status 1."""
+
+    exit_code = EXIT_TRAINING
+
+
+class _Group(click.Group):
+    """A group of commands that turns the exceptions meant for users into one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else ctx.command_path
+            message = f"{error.format_message()} (see {command} --help)"
+            raise _OneLine(message) from error
+        except (InputError, TrainingError, OSError) as error:
+            if ctx.meta.get(_DEBUG):
+                traceback.print_exc()
+            shown = _TrainingStopped if isinstance(error, TrainingError) else _OneLine
+            raise shown(_message(error)) from error
+        except KeyboardInterrupt:
+            if ctx.meta.get(_DEBUG):
+                traceback.print_exc()
+            click.echo("stopped", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+def _message(error: Exception) -> str:
+    """Write an OSError as file: reason, everything else as it is."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return str(error)
+
+
+def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[_DEBUG] = True
+
+
+def _options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Apply several options to a command, shown in the order given."""
+
+    def decorate(command: _Command) -> _Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_set_debug,
+    help="Show the traceback of an error.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Results as JSON on standard output."
+)
+encoding_option = click.option(
+    "--encoding", metavar="NAME", help="Of the files; UTF-8 and UTF-16 are detected."
+)
+device_option = click.option("--device", metavar="cpu|cuda", help="Default: a GPU if there is one.")
+text_column_option = click.option(
+    "--text-column", "text_columns", multiple=True, metavar="NAME",
+    help="Column of the text; repeat it for more than one. Default: found.",
+)  # fmt: skip
+label_column_option = click.option(
+    "--label-column", metavar="NAME", help="Column of the label. Default: found."
+)
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace what stands at --out, once the new one is whole."
+)
+model_options = _options(
+    click.option("--size", type=click.Choice(["tiny", "small", "base"]),
+                 help="Default: base on a GPU, small on a CPU."),
+    click.option("--tokenizer", type=click.Choice(["word", "subword"]), default="word",
+                 show_default=True),
+    click.option("--preset", type=click.Choice(["paper", "fastai"]), default="fastai",
+                 show_default=True, help="Recipe of schedules and rates."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    click.option("--batch-size", type=click.IntRange(min=1),
+                 help="Rows of a batch. Default: by the amount of text."),
+)  # fmt: skip
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ulmfit-fast")
+def main() -> None:
+    """Train, use and inspect ULMFiT text classifiers.
+
+    First steps: `ulmfit-fast demo`, then `ulmfit-fast train FILE`.
+    """
+
+
+@main.command()
+@click.argument("file")
+@text_column_option
+@label_column_option
+@click.option("--valid", metavar="FILE", help="Validation rows. Default: 10 % of FILE.")
+@click.option("--test", metavar="FILE", help="Rows for one test at the end.")
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Language model to start from: a run of pretrain or train.",
+)
+@click.option("--general", metavar="FILE", help="Text of any kind to pretrain on first.")
+@click.option(
+    "--unlabelled",
+    multiple=True,
+    metavar="FILE",
+    help="More texts like yours for the language model; may be repeated.",
+)
+@model_options
+@click.option("--general-epochs", type=click.IntRange(min=1), help="On the general text.")
+@click.option("--lm-epochs", type=click.IntRange(min=1), help="Of the language model.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of the classifier.")
+@encoding_option
+@device_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/<name of FILE>."
+)
+@overwrite_option
+@json_option
+@debug_option
+def train(**values: Any) -> None:
+    """Train a classifier from FILE, a table of texts and labels.
+
+    FILE is csv, tsv, json, jsonl, parquet, txt or TREC's .label, also as .gz or .xz, or a data set
+    of the Hub as hf:OWNER/NAME. Rows without a label help to train the language model.
+    """  # fmt: skip
+    from ulmfit_fast.commands.train import TrainOptions, train
+
+    terminal = _terminal(values)
+    files, settings = _files(values), _settings(values)
+    train(TrainOptions(files=files, settings=settings, **values), terminal)
+
+
+@main.command()
+@click.argument("file")
+@text_column_option
+@model_options
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the text.")
+@encoding_option
+@device_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/<name of FILE>."
+)
+@overwrite_option
+@json_option
+@debug_option
+def pretrain(**values: Any) -> None:
+    """Train a language model from scratch on FILE, text of any kind.
+
+    In a .txt file every line is a text, or every <doc> ... </doc> where there are such.
+    """  # fmt: skip
+    from ulmfit_fast.commands.train import TrainOptions, pretrain
+
+    terminal = _terminal(values)
+    values["lm_epochs"] = values.pop("epochs")
+    files, settings = _files(values), _settings(values)
+    pretrain(TrainOptions(files=files, settings=settings, **values), terminal)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("source", metavar="FILE|-")
+@text_column_option
+@encoding_option
+@device_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="CSV to write. Default: standard output, with control characters escaped.",
+)
+@overwrite_option
+@json_option
+@debug_option
+def predict(**values: Any) -> None:
+    """Classify the texts of a file, or the lines of standard input with -.
+
+    MODEL is the folder of a run or its model folder. Writes CSV: row, label, probability, the
+    probability of every class, text.
+    """  # fmt: skip
+    from ulmfit_fast.commands.apply import ApplyOptions, predict
+
+    terminal = _terminal(values)
+    predict(ApplyOptions(**values), terminal)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("source", metavar="FILE")
+@text_column_option
+@label_column_option
+@encoding_option
+@device_option
+@json_option
+@debug_option
+def evaluate(**values: Any) -> None:
+    """Measure a classifier on a table of texts and labels."""
+    from ulmfit_fast.commands.apply import ApplyOptions, evaluate
+
+    terminal = _terminal(values)
+    evaluate(ApplyOptions(**values), terminal)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@json_option
+@debug_option
+def info(model: Path | None, as_json: bool) -> None:
+    """Show this installation and its kernels, or what MODEL is."""
+    from ulmfit_fast.commands.info import say_environment, say_model
+    from ulmfit_fast.commands.terminal import Terminal
+
+    terminal = Terminal(as_json=as_json)
+    if model is None:
+        say_environment(terminal)
+    else:
+        say_model(model, terminal)
+
+
+@main.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/demo"),
+    show_default=True,
+    metavar="DIR",
+    help="An earlier demo there is replaced.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@json_option
+@debug_option
+def demo(out: Path, seed: int, as_json: bool) -> None:
+    """Show all three stages on texts that are on this machine: no download, a few minutes.
+
+    The texts are docstrings of the Python standard library, numpy and torch; the classes are the
+    packages they come from, whose names are masked.
+    """  # fmt: skip
+    from ulmfit_fast.commands.terminal import Terminal
+    from ulmfit_fast.demo import run_demo
+
+    run_demo(out, seed, Terminal(as_json=as_json))
+
+
+def _terminal(values: dict[str, Any]) -> Terminal:
+    from ulmfit_fast.commands.terminal import Terminal
+
+    return Terminal(as_json=values.pop("as_json"))
+
+
+def _files(values: dict[str, Any]) -> Files:
+    """Take the options that name files and columns."""
+    from ulmfit_fast.commands.data import Files
+
+    names = ("valid", "test", "unlabelled", "general", "text_columns", "label_column", "encoding")
+    return Files(
+        train=values.pop("file"), **{name: values.pop(name) for name in names if name in values}
+    )
+
+
+def _settings(values: dict[str, Any]) -> Settings:
+    """Take the options that decide how to train."""
+    from ulmfit_fast.commands.choices import Settings
+
+    names = (
+        "preset", "size", "tokenizer", "device", "seed", "batch_size", "general_epochs",
+        "lm_epochs", "epochs",
+    )  # fmt: skip
+    return Settings(**{name: values.pop(name) for name in names if name in values})

@@ -1,0 +1,201 @@
+"""What a training run says before and after, and the summary it leaves in run.json."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ulmfit_fast import __version__
+from ulmfit_fast.commands.choices import Choices, count_words, describe_stage
+from ulmfit_fast.commands.data import VALID_SHARE, TrainingData
+from ulmfit_fast.commands.statistics import wilson_interval
+from ulmfit_fast.commands.terminal import Terminal, count, listing, shorten
+from ulmfit_fast.text import SkippedRow
+from ulmfit_fast.training.config import StageName
+from ulmfit_fast.training.evaluation import Evaluation
+from ulmfit_fast.training.loop import StageResult
+
+N_SKIPPED_SHOWN = 5
+N_CLASSES_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class LanguageModelStage:
+    """A stage before the classifier.
+
+    Attributes:
+        name: "pretrain" starts from scratch, "language_model" from what is there.
+        texts: documents to train on.
+        valid_texts: documents to measure on.
+    """
+
+    name: StageName
+    texts: list[str]
+    valid_texts: list[str]
+
+
+@dataclass
+class Run:
+    """A run: what it reads and does, and what came out of it.
+
+    Attributes:
+        source: the training file.
+        choices: settings.
+        stages: language-model stages, in order.
+        base: folder of the language model it starts from.
+        data: of the classifier; None trains none.
+        skipped: rows that were left out, with their source.
+        results: of each stage done.
+        valid: the classifier on the validation part.
+        test: the classifier on the test file.
+        seconds: wall time of training.
+    """
+
+    source: str
+    choices: Choices
+    stages: list[LanguageModelStage]
+    base: Path | None
+    data: TrainingData | None
+    skipped: list[tuple[str, SkippedRow]]
+    results: list[StageResult] = field(default_factory=list)
+    valid: Evaluation | None = None
+    test: Evaluation | None = None
+    seconds: float = 0.0
+
+
+def say_plan(run: Run, out: Path, terminal: Terminal) -> None:
+    """Say what was found, what was chosen and why."""
+    if run.data is not None:
+        _say_data(run.data, terminal)
+    else:
+        terminal.say(f"data      {run.source}: {len(run.stages[0].texts):,} documents, and "
+                     f"{len(run.stages[0].valid_texts):,} held out to measure on")  # fmt: skip
+    if run.skipped:
+        terminal.say(f"skipped   {count(len(run.skipped), 'row')}, listed in {out / 'skipped.csv'}")
+        for source, row in run.skipped[:N_SKIPPED_SHOWN]:
+            where = f"{source}, row {row.row}, column {row.column!r}"
+            terminal.say(f"          {where}: {shorten(row.reason)}")
+    choices, config = run.choices, run.choices.config
+    kind = f"{choices.size} ({choices.why_size}), {choices.tokenizer} tokens"
+    terminal.say(f"model     {f'as in {run.base}' if run.base else kind}")
+    terminal.say(f"device    {choices.device} ({choices.why_device})")
+    terminal.say(f"recipe    {config.recipe}, seed {config.seed}")
+    for number, (title, line) in enumerate(_stage_lines(run), start=1):
+        terminal.say(f"stage {number}   {title}: {line}")
+    terminal.say(f"output    {out}")
+
+
+def _stage_lines(run: Run) -> list[tuple[str, str]]:
+    config = run.choices.config
+    lines = []
+    for stage in run.stages:
+        title = "language model, fine-tuned on your texts"
+        if stage.name == "pretrain":
+            on_target = run.data is None or len(run.stages) == 1
+            title = f"language model from scratch on {'your' if on_target else 'the general'} texts"
+            if run.data is not None and on_target:
+                title += " (no --base or --general is given)"
+        lines.append((title, describe_stage(config, stage.name, count_words(stage.texts))))
+    if run.data is not None:
+        lines.append(("classifier", describe_stage(config, "classifier", len(run.data.train))))
+    return lines
+
+
+def _say_data(data: TrainingData, terminal: Terminal) -> None:
+    table = data.table
+    n = len(data.train) + (len(data.valid) if data.is_held_out else 0)
+    columns = listing([repr(column) for column in table.text_columns])
+    terminal.say(
+        f"data      {table.source}: {n:,} labelled rows; text from {columns}, label from "
+        f"{table.label_column!r}"
+    )
+    counts = [f"{shorten(name, 30)} {count:,}" for name, count in data.classes.items()]
+    terminal.say(f"classes   {len(counts)}: {listing(counts, N_CLASSES_SHOWN)}")
+    if data.unlabelled:
+        extra = count(len(data.unlabelled), "text")
+        terminal.say(f"          {extra} without a label, for the language model")
+    how = f"{VALID_SHARE:.0%} of each class held out" if data.is_held_out else data.valid.source
+    terminal.say(f"validate  {count(len(data.valid), 'row')} ({how})")
+    if data.test is not None:
+        terminal.say(f"test      {count(len(data.test), 'row')} of {data.test.source}")
+    for note in data.notes:
+        terminal.warn(note)
+
+
+def say_results(run: Run, out: Path, terminal: Terminal) -> None:
+    """Say what came out, where it is, and what to do with it."""
+    terminal.say()
+    for result in run.results:
+        if "perplexity" in result.best:
+            figures = f"perplexity {result.best['perplexity']:.1f} on held-out texts"
+        else:
+            figures = f"validation error {100 * result.best.get('error', 0.0):.2f} %"
+        terminal.say(f"{result.stage:15s} {result.seconds:7.1f} s   {figures}")
+    if run.test is not None:
+        terminal.say(f"test error      {format_error(run.test)}")
+    terminal.say(f"model           {out / ('model' if run.data else 'language_model')}")
+    terminal.say(
+        f"log             {out / 'metrics.jsonl'}   settings and results  {out / 'run.json'}"
+    )
+    if run.data is not None:
+        terminal.say(f"next            ulmfit-fast predict {out} FILE")
+    else:
+        terminal.say(f"next            ulmfit-fast train FILE --base {out}")
+
+
+def format_error(result: Evaluation) -> str:
+    """Write an error with its 95 % interval and what it is counted on."""
+    n_wrong = round(result.error * result.n)
+    low, high = wilson_interval(n_wrong, result.n)
+    return (
+        f"{100 * result.error:.2f} %  (95 % interval {100 * low:.2f} to {100 * high:.2f}; "
+        f"{n_wrong} of {result.n} wrong)"
+    )
+
+
+def summarize(run: Run, out: Path) -> dict[str, Any]:
+    """Return the run's facts as JSON values."""
+    summary: dict[str, Any] = {
+        "kind": "train" if run.data else "pretrain",
+        "out": str(out),
+        "source": run.source,
+        "base": str(run.base) if run.base else None,
+        "size": run.choices.size,
+        "device": run.choices.device,
+        "config": run.choices.config.to_dict(),
+        "seconds": round(run.seconds, 3),
+        "stages": [asdict(result) for result in run.results],
+        "n_skipped": len(run.skipped),
+        "versions": {
+            "ulmfit_fast": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "n_threads": torch.get_num_threads(),
+    }
+    if run.data is not None:
+        data = run.data
+        summary["data"] = {
+            "text_columns": list(data.table.text_columns),
+            "label_column": data.table.label_column,
+            "classes": data.classes,
+            "n_train": len(data.train),
+            "n_valid": len(data.valid),
+            "n_test": len(data.test) if data.test else 0,
+            "n_unlabelled": len(data.unlabelled),
+            "notes": data.notes,
+        }
+    for name, result in (("valid", run.valid), ("test", run.test)):
+        if result is not None:
+            summary[name] = evaluation_values(result)
+    return summary
+
+
+def evaluation_values(result: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as JSON values, with the error's 95 % interval."""
+    n_wrong = round(result.error * result.n)
+    return {**asdict(result), "error_interval_95": wilson_interval(n_wrong, result.n)}

@@ -1,0 +1,218 @@
+"""`ulmfit-fast train` and `pretrain`: read, check, choose, say what was chosen, train, save."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ulmfit_fast.commands.choices import Settings, choose, count_words
+from ulmfit_fast.commands.data import Files, TrainingData, read_training_data
+from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, say_results, summarize
+from ulmfit_fast.commands.run_folder import RunFolder, default_out, find_model
+from ulmfit_fast.commands.terminal import Terminal
+from ulmfit_fast.errors import InputError
+from ulmfit_fast.text import SkippedRow, read_table
+from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog, Observer
+from ulmfit_fast.training.trainer import ULMFiTTrainer
+
+# Share of a general text's documents that the language model is measured on.
+GENERAL_VALID_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of `train` and `pretrain`.
+
+    Attributes:
+        files: what to read.
+        settings: what the user decided.
+        base: folder of a language model to start from.
+        out: folder of the run; None is runs/<name of the file>.
+        overwrite: whether to replace a finished run.
+    """
+
+    files: Files
+    settings: Settings
+    base: Path | None = None
+    out: Path | None = None
+    overwrite: bool = False
+
+
+def train(options: TrainOptions, terminal: Terminal) -> None:
+    """Train a classifier from a table of texts and labels, and write the run's folder.
+
+    Raises:
+        InputError: an option, a file or a model cannot be used; nothing was written.
+        TrainingError: the loss is not finite.
+    """
+    folder = _run_folder(options)
+    if options.base and options.files.general:
+        raise InputError(
+            "--base and --general exclude each other: give a pretrained model, or the text to "
+            "pretrain one on"
+        )
+    base = check_base(options.base) if options.base else None
+    data = read_training_data(options.files, options.settings.seed)
+    stages = _language_model_stages(data, base, options.settings.seed)
+    run = _choose(options, stages, base=base, data=data, skipped=data.skipped)
+    _execute(run, folder, terminal)
+
+
+def pretrain(options: TrainOptions, terminal: Terminal) -> None:
+    """Train a language model from scratch on a file of text, and write the run's folder.
+
+    Raises:
+        InputError: an option or the file cannot be used; nothing was written.
+        TrainingError: the loss is not finite.
+    """
+    folder = _run_folder(options)
+    files = options.files
+    table = read_table(
+        files.train, text_columns=files.text_columns or None, encoding=files.encoding,
+        labelled=False,
+    )  # fmt: skip
+    texts, valid_texts = split_texts(table.texts, table.source, options.settings.seed)
+    stages = [LanguageModelStage("pretrain", texts, valid_texts)]
+    skipped = [(table.source, row) for row in table.skipped]
+    _execute(_choose(options, stages, skipped=skipped), folder, terminal)
+
+
+def _run_folder(options: TrainOptions) -> RunFolder:
+    out = options.out or default_out(options.files.train)
+    return RunFolder(out, overwrite=options.overwrite)
+
+
+def check_base(path: Path) -> Path:
+    """Return the folder of a language model, read once to refuse it before any work is done.
+
+    Raises:
+        InputError: no language model is there, or it is damaged.
+    """
+    folder = find_model(path, "language_model")
+    if ULMFiTTrainer.load(folder, device="cpu").language_model is None:
+        raise InputError(
+            f"--base {folder}: a classifier, not a language model; give the language_model folder "
+            "of a run of pretrain or train"
+        )
+    return folder
+
+
+def split_texts(texts: Sequence[str], source: str, seed: int) -> tuple[list[str], list[str]]:
+    """Hold documents out to measure a language model on; equal ones stay together.
+
+    Raises:
+        InputError: fewer than two different documents.
+    """
+    different = sorted(set(texts))
+    if len(different) < 2:
+        raise InputError(
+            f"{source}: one document only; a language model needs some to train on and some to be "
+            "measured on (a text file has one document a line)"
+        )
+    n_valid = max(1, round(GENERAL_VALID_SHARE * len(different)))
+    held_out = set(random.Random(seed).sample(different, n_valid))
+    return [text for text in texts if text not in held_out], sorted(held_out)
+
+
+def _language_model_stages(
+    data: TrainingData, base: Path | None, seed: int
+) -> list[LanguageModelStage]:
+    """Return the stages before the classifier: general text, then the target's."""
+    target = [*data.train.texts, *data.unlabelled]
+    valid = list(dict.fromkeys(data.valid.texts))
+    if base is not None:
+        return [LanguageModelStage("language_model", target, valid)]
+    if not data.general:
+        return [LanguageModelStage("pretrain", target, valid)]
+    general = LanguageModelStage("pretrain", *split_texts(data.general, "--general", seed))
+    return [general, LanguageModelStage("language_model", target, valid)]
+
+
+def _choose(
+    options: TrainOptions,
+    stages: list[LanguageModelStage],
+    *,
+    base: Path | None = None,
+    data: TrainingData | None = None,
+    skipped: list[tuple[str, SkippedRow]],
+) -> Run:
+    n_words = {stage.name: count_words(stage.texts) for stage in stages}
+    n_rows = len(data.train) if data else 0
+    choices = choose(options.settings, n_words, n_rows, stages[-1].name)
+    source = options.files.train
+    return Run(source, choices, stages, base=base, data=data, skipped=skipped)
+
+
+def _execute(run: Run, folder: RunFolder, terminal: Terminal) -> None:
+    """Say what will be done, do it, and say what came out."""
+    say_plan(run, folder.path, terminal)
+    started = time.perf_counter()
+    with folder.fill() as place, observing(place / "metrics.jsonl") as observers:
+        _write_skipped(place / "skipped.csv", run.skipped)
+        trainer = _make_trainer(run, observers)
+        for stage in run.stages:
+            fit = trainer.pretrain if stage.name == "pretrain" else trainer.finetune_lm
+            run.results.append(fit(stage.texts, stage.valid_texts))
+        trainer.save(place / "language_model", "language_model")
+        if run.data is not None:
+            _classify(run, run.data, trainer)
+            trainer.save(place / "model", "classifier")
+        run.seconds = time.perf_counter() - started
+        write_json(place / "run.json", summarize(run, folder.path))
+    say_results(run, folder.path, terminal)
+    terminal.result(summarize(run, folder.path))
+
+
+def _make_trainer(run: Run, observers: Sequence[Observer]) -> ULMFiTTrainer:
+    choices = run.choices
+    if run.base is not None:
+        return ULMFiTTrainer.load(
+            run.base, config=choices.config, device=choices.device, observers=observers
+        )
+    return ULMFiTTrainer(
+        choices.config, size=choices.size, tokenizer_kind=choices.tokenizer,
+        device=choices.device, observers=observers,
+    )  # fmt: skip
+
+
+def _classify(run: Run, data: TrainingData, trainer: ULMFiTTrainer) -> None:
+    """Train the classifier and test it once."""
+    train, valid = data.train, data.valid
+    run.results.append(
+        trainer.train_classifier(train.texts, train.labels, valid.texts, valid.labels)
+    )
+    run.valid = trainer.evaluate(valid.texts, valid.labels)
+    if data.test is not None:
+        run.test = trainer.evaluate(data.test.texts, data.test.labels)
+
+
+@contextmanager
+def observing(log: Path) -> Iterator[list[Observer]]:
+    """Show progress on standard error and log it to a file until the block ends."""
+    observers: list[Observer] = [ConsoleProgress(), JsonlLog(log)]
+    try:
+        yield observers
+    finally:
+        for observer in observers:
+            observer.close()
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write a JSON file that people can read."""
+    path.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _write_skipped(path: Path, skipped: Sequence[tuple[str, SkippedRow]]) -> None:
+    """List the rows that were left out, if there are any."""
+    if not skipped:
+        return
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "row", "column", "reason"))
+        writer.writerows((source, row.row, row.column, row.reason) for source, row in skipped)

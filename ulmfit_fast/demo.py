@@ -1,0 +1,230 @@
+"""`ulmfit-fast demo`: the three stages on texts of this machine, and what each is worth."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from ulmfit_fast import __version__
+from ulmfit_fast.commands.report import evaluation_values
+from ulmfit_fast.commands.run_folder import RunFolder
+from ulmfit_fast.commands.statistics import wilson_interval
+from ulmfit_fast.commands.terminal import Terminal
+from ulmfit_fast.commands.train import observing, split_texts, write_json
+from ulmfit_fast.demo_corpus import (
+    LABELLED_PER_PACKAGE,
+    MASK,
+    DemoCorpus,
+    build_demo_corpus,
+    find_sources,
+)
+from ulmfit_fast.model import Dropouts
+from ulmfit_fast.training.config import TrainConfig
+from ulmfit_fast.training.evaluation import Evaluation, Prediction
+from ulmfit_fast.training.loop import StageResult
+from ulmfit_fast.training.trainer import ULMFiTTrainer
+
+SIZE = "tiny"
+# Written for this purpose: no docstring has it.
+SENTENCE = (
+    "Wait until every task of the group has finished, then return what the coroutines gave back."
+)
+# A small model on little text forgets little by dropout that a large one needs.
+LM_DROPOUTS = Dropouts(output=0.1, hidden=0.1, input=0.1, embed=0.02, weight=0.1)
+CLASSIFIER_DROPOUTS = Dropouts(output=0.3, hidden=0.2, input=0.2, embed=0.05, weight=0.2)
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found.
+
+    Attributes:
+        stages: results of the three stages.
+        ulmfit: the classifier on the test texts.
+        scratch: the same classifier without stages 1 and 2.
+        majority: the test texts' largest class, and how many texts it has.
+        prediction: for SENTENCE.
+        seconds: of everything.
+    """
+
+    stages: list[StageResult]
+    ulmfit: Evaluation
+    scratch: Evaluation
+    majority: tuple[str, int]
+    prediction: Prediction
+    seconds: float
+
+    @property
+    def beats_both(self) -> bool:
+        """Whether the classifier is right more often than both baselines."""
+        return self.ulmfit.accuracy > max(self.scratch.accuracy, self.majority[1] / self.ulmfit.n)
+
+
+def demo_config(seed: int) -> TrainConfig:
+    """Return the settings of all stages: the paper's recipe, shortened for a small model."""
+    config = TrainConfig.preset(
+        "paper", seed=seed, bptt=40, max_vocab=12_000, min_freq=2, patience=0, alpha=0.5, beta=0.5
+    )
+    config = config.with_stage("pretrain", epochs=5, lr=0.008, batch_size=32, dropouts=LM_DROPOUTS)
+    config = config.with_stage(
+        "language_model", epochs=6, lr=0.004, batch_size=16, dropouts=LM_DROPOUTS
+    )
+    return config.with_stage(
+        "classifier", epochs=12, lr=0.01, batch_size=16, dropouts=CLASSIFIER_DROPOUTS
+    )
+
+
+def run_demo(out: Path, seed: int, terminal: Terminal) -> None:
+    """Build the corpus, train, compare, save and say where everything is.
+
+    Args:
+        out: folder of the run; an earlier run there is replaced.
+        seed: of everything random.
+        terminal: where to say it.
+
+    Raises:
+        InputError: Python's source files are missing, or out is taken by something else.
+        TrainingError: the loss is not finite.
+    """
+    started = time.perf_counter()
+    folder = RunFolder(out, overwrite=True)
+    terminal.say("Reading docstrings of the Python standard library, numpy and torch ...")
+    corpus = build_demo_corpus(find_sources())
+    say_corpus(corpus, terminal)
+    with folder.fill() as place:
+        result = train_and_compare(corpus, seed, place, started)
+        write_json(place / "run.json", summarize(result, corpus, seed, out))
+    say_result(result, out, terminal)
+    terminal.result(summarize(result, corpus, seed, out))
+
+
+def say_corpus(corpus: DemoCorpus, terminal: Terminal) -> None:
+    """Say what the texts are, so that the figures can be judged."""
+    n_classes = len(set(corpus.labelled.labels))
+    terminal.say(
+        f"Task: tell from its opening words which of {n_classes} packages a docstring comes from "
+        f"(package names and their abbreviations are replaced by {MASK!r})."
+    )
+    terminal.say(
+        f"Few labels, as is usual: {len(corpus.labelled)} labelled texts (up to "
+        f"{LABELLED_PER_PACKAGE} a class), {len(corpus.unlabelled):,} more without label for the "
+        f"language model, {len(corpus.valid)} to choose on, {len(corpus.test)} to test on once."
+    )
+    terminal.say(f"General text for stage 1: {len(corpus.general):,} docstrings of other modules.")
+    terminal.say()
+
+
+def train_and_compare(corpus: DemoCorpus, seed: int, place: Path, started: float) -> DemoResult:
+    """Train with and without the first two stages; save the models and logs in a folder."""
+    config = demo_config(seed)
+    labelled, valid, test = corpus.labelled, corpus.valid, corpus.test
+    with observing(place / "metrics.jsonl") as observers:
+        trainer = ULMFiTTrainer(config, size=SIZE, observers=observers)
+        general, general_valid = split_texts(corpus.general, "general text", seed)
+        stages = [
+            trainer.pretrain(general, general_valid),
+            trainer.finetune_lm(labelled.texts + corpus.unlabelled.texts, valid.texts),
+        ]
+        trainer.save(place / "language_model", "language_model")
+        tokenizer = trainer.tokenizer
+        stages.append(
+            trainer.train_classifier(labelled.texts, labelled.labels, valid.texts, valid.labels)
+        )
+        trainer.save(place / "model", "classifier")
+    with observing(place / "scratch.jsonl") as observers:
+        scratch = ULMFiTTrainer(config, size=SIZE, observers=observers)
+        scratch.tokenizer = tokenizer  # the same vocabulary
+        scratch.train_classifier(labelled.texts, labelled.labels, valid.texts, valid.labels)
+    return DemoResult(
+        stages=stages,
+        ulmfit=trainer.evaluate(test.texts, test.labels),
+        scratch=scratch.evaluate(test.texts, test.labels),
+        majority=Counter(sorted(test.labels)).most_common(1)[0],
+        prediction=trainer.predict([SENTENCE])[0],
+        seconds=time.perf_counter() - started,
+    )
+
+
+def say_result(result: DemoResult, out: Path, terminal: Terminal) -> None:
+    """Print the table, one prediction, and where to look next."""
+    pretrain, finetune, classifier = result.stages
+    n = result.ulmfit.n
+    label, n_majority = result.majority
+    terminal.say()
+    rows = [
+        ("stage 1", "language model, general text", pretrain, perplexities(pretrain)),
+        ("stage 2", "language model, these texts", finetune, perplexities(finetune)),
+        ("stage 3", "classifier", classifier, accuracy(round(result.ulmfit.accuracy * n), n)),
+        ("", "same classifier without 1 and 2", None,
+         accuracy(round(result.scratch.accuracy * n), n)),
+        ("", f"always the largest class ({label})", None, accuracy(n_majority, n)),
+    ]  # fmt: skip
+    for stage, title, stage_result, figures in rows:
+        seconds = f"{stage_result.seconds:5.0f} s" if stage_result else ""
+        terminal.say(f"  {stage:8s} {title:34s} {seconds:>7s}   {figures}")
+    if result.beats_both:
+        terminal.say(f"  The three stages beat both baselines on {n} texts none of them has seen.")
+    else:
+        terminal.say("  The three stages do NOT beat both baselines in this run: do not trust it.")
+    terminal.say()
+    terminal.say(f'  "{SENTENCE}"')
+    best = sorted(result.prediction.probabilities.items(), key=lambda item: -item[1])[:3]
+    terminal.say("  -> " + ", ".join(f"{name} {probability:.0%}" for name, probability in best))
+    terminal.say()
+    terminal.say(f"  model    {out / 'model'}      language model  {out / 'language_model'}")
+    terminal.say(f"  log      {out / 'metrics.jsonl'}      figures  {out / 'run.json'}")
+    terminal.say(f'  try      echo "Parse the header." | ulmfit-fast predict {out} -')
+    terminal.say(f"  yours    ulmfit-fast train FILE --base {out}")
+    terminal.say(f"  {result.seconds:.0f} s in all, on {torch.get_num_threads()} threads")
+
+
+def perplexities(result: StageResult) -> str:
+    """Return the perplexity on held-out texts after the first epoch and at the end."""
+    first, best = result.epochs[0]["perplexity"], result.best["perplexity"]
+    return f"perplexity {first:.0f} -> {best:.0f}"
+
+
+def accuracy(n_right: int, n: int) -> str:
+    """Return an accuracy with its 95 % interval."""
+    low, high = wilson_interval(n_right, n)
+    return f"accuracy {n_right / n:.3f}  [{low:.3f}, {high:.3f}]"
+
+
+def summarize(result: DemoResult, corpus: DemoCorpus, seed: int, out: Path) -> dict[str, Any]:
+    """Return everything the demo found as JSON values."""
+    return {
+        "kind": "demo",
+        "out": str(out),
+        "seed": seed,
+        "seconds": round(result.seconds, 1),
+        "beats_both_baselines": result.beats_both,
+        "stages": [asdict(stage) for stage in result.stages],
+        "test": evaluation_values(result.ulmfit),
+        "test_from_scratch": evaluation_values(result.scratch),
+        "majority": {"label": result.majority[0], "accuracy": result.majority[1] / result.ulmfit.n},
+        "prediction": {"text": SENTENCE, **asdict(result.prediction)},
+        "n_texts": {
+            name: len(getattr(corpus, name))
+            for name in ("general", "labelled", "unlabelled", "valid", "test")
+        },
+        "config": demo_config(seed).to_dict(),
+        "versions": versions(),
+        "n_threads": torch.get_num_threads(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that the texts and the figures depend on."""
+    return {
+        "ulmfit_fast": __version__,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "torch": torch.__version__,
+    }
