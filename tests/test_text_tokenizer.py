@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ulmfit_fast.errors import InputError
+from ulmfit_fast.text.corpus import Corpus
 from ulmfit_fast.text.rules import SPECIALS
 from ulmfit_fast.text.segment import cut_chunk
 from ulmfit_fast.text.subword import SubwordTokenizer
@@ -87,6 +88,17 @@ def test_fingerprint_changes_with_the_vocabulary() -> None:
     two = WordTokenizer([*SPECIALS, "b", *["xxfake"] * 6])
     assert one.fingerprint() != two.fingerprint()
     assert len(one.fingerprint()) == 64
+
+
+@pytest.mark.parametrize("kind", ["word", "subword"])
+def test_half_a_surrogate_pair_is_a_character_like_others(kind: str, tmp_path: Path) -> None:
+    texts = ["cut off \ud83d", "cut off \ud83d"]
+    tokenizer = train_tokenizer(texts, kind=kind, min_freq=1)
+    tokenizer.save(tmp_path / "t.json")
+    loaded = load_tokenizer(tmp_path / "t.json")
+    corpus = Corpus.build(texts, loaded, tmp_path / "cache")
+    assert corpus[0].tolist() == tokenizer.encode(texts)[0].tolist()
+    assert corpus.n_tokens >= 8
 
 
 @pytest.mark.parametrize("kind", ["word", "subword"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from ..errors import InputError
+from .sources import shown
 
 Values = Sequence[str | None]
 
@@ -81,7 +82,7 @@ def choose_columns(
     for name in (*(text_columns or ()), *((label_column,) if label_column else ())):
         if name not in columns:
             near = get_close_matches(name, names, n=1, cutoff=0.5)
-            hint = f'did you mean "{near[0]}"?' if near else "use one of these"
+            hint = f'did you mean "{shown(near[0])}"?' if near else "use one of these"
             raise InputError(f'{where}: no column "{name}" among {_listed(names)}: {hint}')
     if label_column and label_column in (text_columns or ()):
         raise InputError(
@@ -100,8 +101,8 @@ def choose_columns(
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:12])
-    return f"[{shown}{', ...' if len(names) > 12 else ''}]"
+    first = ", ".join(map(shown, names[:12]))
+    return f"[{first}{', ...' if len(names) > 12 else ''}]"
 
 
 def _by_name(names: Sequence[str], groups: Sequence[Sequence[str]]) -> list[str]:

@@ -18,7 +18,7 @@ from itertools import chain, islice
 
 from ..errors import InputError
 from .columns import KNOWN_NAMES
-from .sources import TableFile, checked_lines, encoding_of, open_lines
+from .sources import TableFile, checked_lines, encoding_of, open_lines, shown
 
 _DELIMITERS = ",\t;|"
 _SAMPLE_LINES = 100
@@ -155,12 +155,12 @@ def _bad_quote(file: TableFile, start: int, line: int, error: str) -> InputError
 def _ragged(
     file: TableFile, record: tuple[int, list[str]], first: tuple[int, list[str]], delimiter: str
 ) -> InputError:
-    shown = {"\t": "tab"}.get(delimiter, delimiter)
+    separator = {"\t": "tab"}.get(delimiter, delimiter)
     line, fields = record
     if len(fields) < len(first[1]):
-        fix = f'add the missing "{shown}"'
+        fix = f'add the missing "{separator}"'
     else:
-        fix = f'put quotes (") around a field that has "{shown}" in it'
+        fix = f'put quotes (") around a field that has "{separator}" in it'
     return InputError(
         f"{file.name}: line {line}: has {len(fields)} columns, line {first[0]} has "
         f"{len(first[1])}: {fix}"
@@ -201,6 +201,6 @@ def _named(file: TableFile, line: int, fields: list[str]) -> tuple[str, ...]:
         if name in names[:i]:
             raise InputError(
                 f"{file.name}: line {line}: columns {names.index(name) + 1} and {i + 1} are both "
-                f'named "{name}": rename one'
+                f'named "{shown(name)}": rename one'
             )
     return tuple(names)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from .lines import Columns
-from .sources import TableFile, checked_lines, encoding_of, open_lines
+from .sources import TableFile, checked_lines, encoding_of, open_lines, shown
 
 
 def read_json(file: TableFile, encoding: str | None) -> tuple[Columns, list[int]]:
@@ -37,8 +37,8 @@ def read_json(file: TableFile, encoding: str | None) -> tuple[Columns, list[int]
             for key, entry in value.items():
                 if isinstance(entry, (dict, list)):
                     raise InputError(
-                        f'{file.name}: {unit} {number}: key "{key}" holds {_kind(entry)}: give it '
-                        "one text or number, or leave the key out"
+                        f'{file.name}: {unit} {number}: key "{shown(key)}" holds {_kind(entry)}: '
+                        "give it one text or number, or leave the key out"
                     )
                 columns.setdefault(key, [None] * len(rows)).append(_as_text(entry))
             rows.append(number)

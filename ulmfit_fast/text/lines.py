@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from ..errors import InputError
-from .sources import TableFile, checked_lines, encoding_of, open_lines
+from .sources import TableFile, checked_lines, encoding_of, open_lines, shown
 
 _TREC = re.compile(r"([^\s:]+):(\S+)\s+(.*\S)")
 _FASTTEXT = re.compile(r"__label__(\S+)\s*(.*)")
@@ -70,8 +70,8 @@ def _read_labelled(
             wanted = "LABEL:sub text or __label__x text"
         if match is None:
             raise InputError(
-                f'{file.name}: line {number}: no label at "{line.strip()[:30]}": write every line '
-                f"as {wanted}, or name the file .txt to read texts without labels"
+                f'{file.name}: line {number}: no label at "{shown(line.strip(), 30)}": write '
+                f"every line as {wanted}, or name the file .txt to read texts without labels"
             )
         if style == "fastText" and _TRAILING_LABEL.search(match[2]):
             raise InputError(

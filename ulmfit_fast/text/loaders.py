@@ -18,7 +18,7 @@ from ..errors import InputError
 from .csv_check import CsvShape, check_csv
 from .json_rows import read_json
 from .lines import Columns
-from .sources import TableFile
+from .sources import TableFile, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,8 +69,8 @@ def _compare(columns: Columns, shape: CsvShape, file: TableFile) -> None:
         values = columns[name]
         if len(values) != len(shape.lines) or sum(len(v or "") for v in values) != n_chars:
             raise InputError(
-                f'{file.name}: column "{name}": two readers disagree on it ({len(values)} and '
-                f"{len(shape.lines)} rows): save the table as jsonl"
+                f'{file.name}: column "{shown(name)}": two readers disagree on it '
+                f"({len(values)} and {len(shape.lines)} rows): save the table as jsonl"
             )
 
 
@@ -163,7 +163,7 @@ def _explained(where: str, advice: str) -> Iterator[None]:
     except (DatasetsError, OSError, ValueError) as error:
         cause = error.__cause__ or error
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
-        raise InputError(f"{where}: cannot load it, {advice}: {lines[0]}") from error
+        raise InputError(f"{where}: cannot load it, {advice}: {shown(lines[0], 200)}") from error
 
 
 def as_text(value: Any) -> str | None:

@@ -29,6 +29,12 @@ _BOMS = (
 _BLOCK = 1 << 20
 
 
+def shown(text: str, n_chars: int = 40) -> str:
+    """Return what a file says as one short line without control characters, for a message."""
+    line = "".join(c if c.isprintable() else "?" for c in text[:n_chars])
+    return line + "..." if len(text) > n_chars else line
+
+
 @dataclass(frozen=True)
 class TableFile:
     """A file that exists and that we can read.
@@ -72,7 +78,7 @@ def find_file(path: Path) -> TableFile:
     extension = {"ndjson": "jsonl", "text": "txt"}.get(extension, extension)
     if extension not in FORMATS:
         raise InputError(
-            f'{path}: unknown kind of file "{extension}": give a name that ends in '
+            f'{path}: unknown kind of file "{shown(extension)}": give a name that ends in '
             f"{', '.join('.' + name for name in FORMATS)} (also .gz, .xz)"
         )
     file = TableFile(path, extension, compression)

@@ -28,6 +28,8 @@ _WORD_START = "▁"
 
 
 def _normalise(text: str) -> str:
+    # Half a surrogate pair, which JSON can hold, cannot go to Rust.
+    text = text.encode("utf-8", "replace").decode()
     return " ".join(unicodedata.normalize("NFKC", apply_rules(text)).split())
 
 

@@ -11,7 +11,7 @@ from ..errors import InputError
 from .columns import Values, choose_columns
 from .lines import read_lines
 from .rules import mark_fields
-from .sources import find_file
+from .sources import find_file, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -99,12 +99,12 @@ def read_table(
     if not texts:
         raise InputError(
             f"{name}: row {skipped[0].row if skipped else 1}: column "
-            f'"{choice.text[0]}" has no text in any row: choose another with --text-column'
+            f'"{shown(choice.text[0])}" has no text in any row: choose another with --text-column'
         )
     if labelled and not any(label is not None for label in kept_labels):
         raise InputError(
-            f'{name}: column "{choice.label}" is empty in every row with text: choose another with '
-            "--label-column"
+            f'{name}: column "{shown(str(choice.label))}" is empty in every row with '
+            "text: choose another with --label-column"
         )
     return TextTable(texts, kept_labels, kept_rows, skipped, choice.text, choice.label, source=name)
 

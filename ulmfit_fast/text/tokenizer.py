@@ -85,7 +85,7 @@ class Tokenizer(ABC):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(partial, "w", encoding="utf-8") as file:
+        with open(partial, "w", encoding="utf-8", errors="surrogatepass") as file:
             json.dump(content, file, ensure_ascii=False, indent=0)
             file.flush()
             os.fsync(file.fileno())
@@ -181,7 +181,7 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
         InputError: the file is missing, damaged, or of another format version.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8", errors="surrogatepass"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such tokenizer file: train one first") from None
     except (OSError, ValueError) as error:
