@@ -11,13 +11,6 @@ from ulmfit_fast.model import Dropouts
 Recipe = Literal["paper", "fastai"]
 StageName = Literal["pretrain", "language_model", "classifier"]
 
-# (embedding size, hidden size, layers). base is fastai's AWD_LSTM.
-SIZES: dict[str, tuple[int, int, int]] = {
-    "tiny": (100, 256, 2),
-    "small": (200, 512, 3),
-    "base": (400, 1152, 3),
-}
-
 
 @dataclass(frozen=True)
 class StageConfig:

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, TextClassifier
+from ulmfit_fast.model import AWDLSTMConfig, Dropouts, LanguageModel, TextClassifier
 from ulmfit_fast.text.batches import ClassifierBatches, LMStream
 from ulmfit_fast.text.corpus import Corpus
 from ulmfit_fast.text.tokenizer import Tokenizer, train_tokenizer
 from ulmfit_fast.training.checkpoint import load_model, save_model
-from ulmfit_fast.training.config import SIZES, StageName, TrainConfig
+from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 from ulmfit_fast.training.device import choose_device
 from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, predictions
-from ulmfit_fast.training.loop import Fit, StageResult, Task
+from ulmfit_fast.training.loop import Fit, StageResult
 from ulmfit_fast.training.progress import Observer
+from ulmfit_fast.training.sizes import model_size, new_language_model
 from ulmfit_fast.training.tasks import ClassifierTask, LanguageModelTask, classify
 from ulmfit_fast.training.transfer import classifier_from, transfer_language_model
 
@@ -56,8 +57,7 @@ class ULMFiTTrainer:
         observers: Sequence[Observer] = (),
         cache_dir: Path | None = None,
     ) -> None:
-        if size not in SIZES:
-            raise InputError(f"no size {size!r}: choose one of {', '.join(SIZES)}")
+        model_size(size)
         self.config = config or TrainConfig.preset()
         self.size = size
         self.tokenizer_kind = tokenizer_kind
@@ -86,13 +86,8 @@ class ULMFiTTrainer:
             TrainingError: the loss is not finite.
         """
         tokenizer = self._new_tokenizer(texts)
-        embed, hidden, layers = SIZES[self.size]
-        config = AWDLSTMConfig(
-            len(tokenizer.vocab), embed, hidden, layers, tokenizer.pad_id,
-            self.config.pretrain.dropouts,
-        )  # fmt: skip
         with self._seeded():
-            model = LanguageModel(config).to(self.device)
+            model = self._new_language_model(tokenizer)
             result = self._fit_lm("pretrain", model, tokenizer, (texts, valid_texts))
         self.tokenizer, self.language_model = tokenizer, model
         return result
@@ -121,8 +116,9 @@ class ULMFiTTrainer:
         old = self.tokenizer
         tokenizer = self._new_tokenizer(texts) if old.kind == "word" else old
         with self._seeded():
+            dropouts = self._dropouts("language_model")
             model = transfer_language_model(
-                self.language_model, old.vocab, tokenizer.vocab, self.config.language_model.dropouts
+                self.language_model, old.vocab, tokenizer.vocab, dropouts
             )
             result = self._fit_lm("language_model", model, tokenizer, (texts, valid_texts))
         self.tokenizer, self.language_model = tokenizer, model
@@ -163,9 +159,8 @@ class ULMFiTTrainer:
             valid = self._documents(tokenizer, valid_texts, valid_labels, names)
         with self._seeded():
             model = self._new_classifier(tokenizer, len(names))
-            result = self._fit(
-                ClassifierTask(model, train, valid, self.config), self.config.lr_decay
-            )
+            task = ClassifierTask(model, train, valid, self.config)
+            result = Fit(task, self.config, self.observers, self.config.lr_decay).run()
         self.tokenizer, self.classifier, self.labels = tokenizer, model, names
         return result
 
@@ -196,10 +191,9 @@ class ULMFiTTrainer:
         if not texts:
             return []
         corpus = Corpus.build(texts, tokenizer)
-        batch_size = self.config.classifier.batch_size
-        logits, _ = classify(
-            classifier, ClassifierBatches(corpus, None, batch_size, pad_id=tokenizer.pad_id)
-        )
+        rows = self.config.classifier.batch_size
+        batches = ClassifierBatches(corpus, None, rows, pad_id=tokenizer.pad_id)
+        logits, _ = classify(classifier, batches)
         return predictions(logits, self.labels)
 
     def save(self, path: str | Path, kind: str | None = None) -> None:
@@ -277,15 +271,21 @@ class ULMFiTTrainer:
         )
 
     def _new_classifier(self, tokenizer: Tokenizer, n_classes: int) -> TextClassifier:
-        dropouts = self.config.classifier.dropouts
-        language_model = self.language_model
-        if language_model is None:
-            embed, hidden, layers = SIZES[self.size]
-            config = AWDLSTMConfig(len(tokenizer.vocab), embed, hidden, layers, tokenizer.pad_id)
-            language_model = LanguageModel(config).to(self.device)
         return classifier_from(
-            language_model, n_classes, dropouts, bptt=self.config.bptt, max_len=self.config.max_len
+            self.language_model or self._new_language_model(tokenizer),
+            n_classes,
+            self._dropouts("classifier"),
+            bptt=self.config.bptt,
+            max_len=self.config.max_len,
         )
+
+    def _new_language_model(self, tokenizer: Tokenizer) -> LanguageModel:
+        size, dropouts = model_size(self.size), self._dropouts("pretrain")
+        return new_language_model(size, tokenizer, dropouts).to(self.device)
+
+    def _dropouts(self, stage: StageName) -> Dropouts:
+        settings: StageConfig = getattr(self.config, stage)
+        return settings.dropouts.scaled(model_size(self.size).drop_mult)
 
     def _fit_lm(
         self,
@@ -306,9 +306,7 @@ class ULMFiTTrainer:
             valid = LMStream(corpus, settings.batch_size, self.config.bptt, seed=0, shuffle=False)
         # From scratch every layer has everything to learn: one rate for all.
         decay = 1.0 if stage == "pretrain" else self.config.lr_decay
-        return self._fit(LanguageModelTask(model, train, valid, self.config, stage), decay)
-
-    def _fit(self, task: Task, decay: float) -> StageResult:
+        task = LanguageModelTask(model, train, valid, self.config, stage)
         return Fit(task, self.config, self.observers, decay).run()
 
     def _documents(
@@ -339,9 +337,7 @@ class ULMFiTTrainer:
 
     def _trained_classifier(self) -> tuple[TextClassifier, Tokenizer]:
         if self.classifier is None or self.tokenizer is None:
-            raise InputError(
-                "no classifier: call train_classifier, or load a classifier's directory"
-            )
+            raise InputError("no classifier: call train_classifier, or load a classifier")
         return self.classifier, self.tokenizer
 
     @contextmanager
