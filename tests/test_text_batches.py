@@ -135,6 +135,14 @@ def test_batches_equal_fastais_loader() -> None:
     assert ours == theirs
 
 
+def test_a_last_batch_of_one_step_is_left_out() -> None:
+    """Its difference of neighbouring steps (TAR) would be a mean over nothing."""
+    lengths = [x.shape[1] for x, _ in LMStream(numbered([43]), 2, 10, seed=0).batches(0)]
+    assert lengths == [10, 10]
+    lengths = [x.shape[1] for x, _ in LMStream(numbered([45]), 2, 10, seed=0).batches(0)]
+    assert lengths == [10, 10, 2]
+
+
 def test_a_tiny_corpus_gets_fewer_streams() -> None:
     assert LMStream(numbered([100]), 64, 10, seed=0).batch_size == 9
     assert LMStream(numbered([5]), 64, 70, seed=0).batch_size == 1

@@ -56,7 +56,6 @@ def load_file_columns(
             column_names=list(shape.names),
             features=datasets.Features({n: datasets.Value("string") for n in shape.names}),
             na_filter=False,
-            keep_default_na=False,
         )
         columns, _ = load_dataset_columns(dataset, file.name)
     _compare(columns, shape, file)

@@ -112,8 +112,6 @@ def _cut(chunk: str, special: dict[str, tuple[str, ...]]) -> list[str]:
     elif rest:
         start = 0
         for match in infix_at.finditer(rest):
-            if match.start() == 0:
-                continue
             before += [rest[start : match.start()]] if match.start() > start else []
             before.append(match[0])
             start = match.end()
