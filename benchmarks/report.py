@@ -69,12 +69,12 @@ def conditions(record: dict[str, Any]) -> str:
 
 
 def table(folder: Path) -> str:
-    """Return the text between the markers, without them."""
+    """Return the text between the markers, without them; empty without results."""
     parts = [
         "\n".join([HEADER, *rows(record), "", conditions(record)])
         for record in newest_results(folder)
     ]
-    return "\n\n".join(parts) if parts else "No results yet: `make bench` makes them."
+    return "".join(f"{part}\n" for part in "\n\n".join(parts).splitlines())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not (begin and end):
         sys.stderr.write(f"{options.readme.name}: no {BEGIN} ... {END} to write between\n")
         return 2
-    new = f"{before}{BEGIN}\n{table(options.results)}\n{END}{after}"
+    new = f"{before}{BEGIN}\n{table(options.results)}{END}{after}"
     if options.check:
         if new != old:
             sys.stderr.write(f"{options.readme.name}: the table is not that of the results; ")

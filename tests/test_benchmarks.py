@@ -75,6 +75,11 @@ def test_report_calls_a_difference_inside_the_spread_equal(
     assert "| 40 | 42 | – | equal |" in readme.read_text()
 
 
+def test_report_of_no_results_is_empty(report: ModuleType, readme: Path) -> None:
+    assert run(report, readme) == 0
+    assert "<!-- benchmarks:begin -->\n<!-- benchmarks:end -->" in readme.read_text()
+
+
 def test_report_marks_times_of_a_busy_machine(report: ModuleType, readme: Path) -> None:
     write_record(readme.parent, "drop-connect--a-cpu--20261123.json", ours=4.0, load=3.5)
     run(report, readme)
