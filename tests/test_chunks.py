@@ -21,7 +21,8 @@ def test_every_token_runs_once_in_its_row_and_pools_as_if_alone(
     ids = torch.ones(len(lengths), max(lengths), dtype=torch.long)
     for row, n in enumerate(lengths):
         ids[row, :n] = 100 * (row + 1) + torch.arange(n)
-    aligned = align_chunks(ids, plan, pad_id=1)
+    rows = plan.on_device(ids.device)
+    aligned = align_chunks(ids, rows, plan.chunks[-1][0].stop, pad_id=1)
     seen: list[list[int]] = [[] for _ in lengths]
     pooled: list[list[int]] = [[] for _ in lengths]
     for chunk, (columns, n_rows) in enumerate(plan.chunks):

@@ -109,6 +109,21 @@ def test_damage_is_named_in_one_line(tmp_path: Path, what: str, message: str) ->
     assert "\n" not in str(raised.value)
 
 
+def test_only_models_and_free_places_are_written_to(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("notes")
+    for name in ("thesis", "file"):
+        with pytest.raises(InputError, match=f"{name}: stands there and is not a model"):
+            write(tmp_path / name, 1.0)
+    assert (tmp_path / "thesis" / "thesis.tex").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    for value in (1.0, 2.0):
+        write(tmp_path / "empty", value)
+    assert float(load_model(tmp_path / "empty")[0]["w"][0, 0]) == 2.0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "thesis"]
+
+
 def test_wrong_places_are_named_and_the_right_one_suggested(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such model directory"):
         load_model(tmp_path / "nothing")

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from ulmfit_fast import InputError, TrainConfig, TrainingError, ULMFiTTrainer
-from ulmfit_fast.model import Dropouts
+from ulmfit_fast.model import AWDLSTMConfig, Dropouts, LanguageModel, LossParts, TextClassifier
+from ulmfit_fast.optim import layerwise_adamw
+from ulmfit_fast.training import loop, tasks
 from ulmfit_fast.training.progress import Observer
 
 NOUNS = {"animal": ["cat", "dog", "horse", "cow"], "tool": ["saw", "drill", "hammer", "file"]}
@@ -158,42 +160,45 @@ def test_observers_see_every_step_and_epoch(recipe: str) -> None:
         assert all(e[4] > 0 and e[5] > 0 for e in events if e[0] == "step")
 
 
-class FreezingWatch(Observer):
-    """Notes which layer groups differ from their first weights at the end of each epoch."""
+class Watch(Observer):
+    """Notes which layer groups have moved at the end of each epoch, and every layer's rate."""
 
-    def __init__(self) -> None:
-        self.fit = None
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.moved: list[list[str]] = []
+        self.rates: list[dict[str, float]] = []
+        run, update = loop.Fit.run, loop.Fit._update
+
+        def spy_run(fit: loop.Fit) -> loop.StageResult:
+            self.groups = fit.groups
+            self.first = {k: [p.detach().clone() for p in g] for k, g in fit.groups.items()}
+            self.moved, self.rates = [], []
+            return run(fit)
+
+        def spy_update(fit: loop.Fit, parts: LossParts) -> None:
+            self.rates.append({g["layer"]: g["lr"] for g in fit.optimizer.param_groups})
+            update(fit, parts)
+
+        monkeypatch.setattr(loop.Fit, "run", spy_run)
+        monkeypatch.setattr(loop.Fit, "_update", spy_update)
 
     def epoch_ended(self, stage: str, epoch: int, metrics: dict[str, float]) -> None:
-        groups = self.fit.groups
-        self.moved.append(
-            [
-                name
-                for name, parameters in groups.items()
-                if any(
-                    not torch.equal(p, old)
-                    for p, old in zip(parameters, self.first[name], strict=True)
-                )
-            ]
-        )
+        def moved(name: str) -> bool:
+            pairs = zip(self.groups[name], self.first[name], strict=True)
+            return any(not torch.equal(p, old) for p, old in pairs)
+
+        self.moved.append([name for name in self.groups if moved(name)])
+
+    def largest(self, layer: str) -> float:
+        return max(rates[layer] for rates in self.rates)
 
 
 def test_gradual_unfreezing_moves_one_more_group_an_epoch(monkeypatch) -> None:
-    from ulmfit_fast.training import loop
-
-    watch = FreezingWatch()
-    run = loop.Fit.run
-
-    def spy(self):
-        watch.fit = self
-        watch.first = {k: [p.detach().clone() for p in g] for k, g in self.groups.items()}
-        return run(self)
-
-    monkeypatch.setattr(loop.Fit, "run", spy)
-    texts, labels = draw_texts(40)
-    config = small_config("paper").with_stage("classifier", epochs=4)
-    ULMFiTTrainer(config, size="tiny", observers=[watch]).train_classifier(texts, labels)
+    watch = Watch(monkeypatch)
+    texts, labels = draw_texts(60)
+    trainer = ULMFiTTrainer(small_config("paper"), size="tiny", observers=[watch])
+    trainer.pretrain(texts)
+    assert watch.moved[0] == ["rnn0", "rnn1", "embedding"]
+    trainer.train_classifier(texts, labels)
     assert watch.moved == [
         ["head"],
         ["rnn1", "head"],
@@ -202,9 +207,53 @@ def test_gradual_unfreezing_moves_one_more_group_an_epoch(monkeypatch) -> None:
     ]
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(monkeypatch) -> None:
-    from ulmfit_fast.training import tasks
+@pytest.mark.parametrize("recipe", ["paper", "fastai"])
+def test_every_stage_trains_its_layers_at_the_recipes_rates(monkeypatch, recipe: str) -> None:
+    watch = Watch(monkeypatch)
+    config = small_config(recipe).with_stage("pretrain", lr=0.03)
+    texts, labels = draw_texts(300)
+    trainer = ULMFiTTrainer(config, size="tiny", observers=[watch])
+    trainer.train_classifier(texts, labels)  # from scratch: all layers at pretraining's rate
+    assert all("embedding" in moved for moved in watch.moved)
+    assert watch.largest("embedding") == watch.largest("head") == pytest.approx(0.03, rel=0.1)
+    trainer = ULMFiTTrainer(config, size="tiny", observers=[watch])
+    trainer.pretrain(texts)
+    assert watch.largest("rnn0") == watch.largest("embedding") == pytest.approx(0.03, rel=0.1)
+    trainer.finetune_lm(texts)
+    decay = 2.6 if recipe == "paper" else 1.0
+    assert watch.largest("rnn1") == pytest.approx(watch.largest("embedding") / decay)
+    assert watch.largest("rnn0") == pytest.approx(watch.largest("rnn1") / decay)
+    assert watch.largest("embedding") == pytest.approx(0.01, rel=0.1)
+    trainer.train_classifier(texts, labels)
+    lr = config.classifier.lr
+    assert watch.largest("head") == pytest.approx(lr, rel=0.1)
+    last = watch.rates[-1]
+    assert last["rnn1"] == pytest.approx(last["head"] / 2.6)
+    assert last["embedding"] == pytest.approx(last["head"] / 2.6**3)
+    end = watch.rates[-len(watch.rates) // 4 :]  # four epochs, of which the last has all layers
+    assert max(r["head"] for r in end) == pytest.approx(
+        lr / 20 if recipe == "fastai" else lr, rel=0.1
+    )
 
+
+def test_weight_decay_spares_what_fastai_spares() -> None:
+    model = LanguageModel(AWDLSTMConfig(8, 4, 4, 2))
+    assert [id(p) for p in model.undecayed_parameters()] == [id(model.decoder_bias)]
+    classifier = TextClassifier(AWDLSTMConfig(8, 4, 4, 2), 2)
+    optimizer = layerwise_adamw(
+        classifier.layer_groups(),
+        classifier.undecayed_parameters(),
+        weight_decay=0.5,
+        betas=(0.9, 0.99),
+        eps=1e-8,
+    )
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in classifier.named_parameters():
+        is_norm = name in ("head.0.weight", "head.0.bias", "head.4.weight", "head.4.bias")
+        assert decays[id(parameter)] == (0.0 if is_norm else 0.5), name
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(monkeypatch) -> None:
     texts, _ = draw_texts(60)
     seen = []
     losses = tasks.LanguageModelTask.losses
@@ -223,9 +272,58 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(monkeypatch) 
     assert weights_hash(model) == before
 
 
-def test_patience_stops_a_stage_and_the_best_weights_stay(monkeypatch) -> None:
-    from ulmfit_fast.training import tasks
+def test_a_loss_that_is_read_seldom_is_still_found(monkeypatch) -> None:
+    """As on a GPU, where the loss is read every 20 steps."""
+    texts, _ = draw_texts(60)
+    losses = tasks.LanguageModelTask.losses
+    monkeypatch.setattr(loop, "CPU_STEPS_BETWEEN_READS", 1000)
 
+    def broken(self, epoch):
+        for parts, n in losses(self, epoch):
+            scale = float("nan") if epoch == 1 else 1.0
+            yield replace(parts, cross_entropy=parts.cross_entropy * scale), n
+
+    monkeypatch.setattr(tasks.LanguageModelTask, "losses", broken)
+    with pytest.raises(TrainingError, match=r"stage pretrain, step .*: the train_loss is nan"):
+        ULMFiTTrainer(small_config(), size="tiny").pretrain(texts)
+
+
+def test_steps_and_tokens_add_up_when_losses_are_read_seldom(monkeypatch) -> None:
+    monkeypatch.setattr(loop, "CPU_STEPS_BETWEEN_READS", 4)
+    texts, _ = draw_texts(100)
+    recorder = Recorder()
+    trainer = ULMFiTTrainer(small_config(), size="tiny", observers=[recorder])
+    result = trainer.pretrain(texts)
+    steps = [e for e in recorder.events if e[0] == "step"]
+    n_steps = recorder.events[0][2]
+    an_epoch = n_steps // 2
+    read = [n for n in range(1, n_steps + 1) if n % 4 == 0 or n % an_epoch == 0]
+    assert [e[2] for e in steps] == read
+    assert sum(e[4] for e in steps) == result.n_tokens
+
+
+def test_a_new_language_model_takes_the_old_classifier_away() -> None:
+    texts, labels = draw_texts(40)
+    trainer = ULMFiTTrainer(small_config(), size="tiny")
+    trainer.pretrain(texts)
+    trainer.train_classifier(texts, labels)
+    trainer.finetune_lm(["entirely other words stand here"] * 20)
+    with pytest.raises(InputError, match="no classifier"):
+        trainer.predict(texts)
+
+
+def test_a_loaded_classifier_is_the_start_of_the_next(trained: ULMFiTTrainer, tmp_path) -> None:
+    trained.save(tmp_path / "m", "classifier")
+    config = small_config().with_stage("classifier", epochs=1, lr=1e-9)
+    loaded = ULMFiTTrainer.load(tmp_path / "m", config=config)
+    texts, labels = draw_texts(40, seed=8)
+    loaded.train_classifier(texts, [label.upper() for label in labels])
+    assert loaded.labels == ["ANIMAL", "TOOL"]
+    before = trained.classifier.encoder.rnns[0].weight_hh_l0
+    assert torch.allclose(loaded.classifier.encoder.rnns[0].weight_hh_l0, before, atol=1e-5)
+
+
+def test_patience_stops_a_stage_and_the_best_weights_stay(monkeypatch) -> None:
     errors = iter([0.5, 0.2, 0.3, 0.4, 0.1])
     hashes = []
 
@@ -256,6 +354,13 @@ def test_unusable_calls_are_refused_in_one_line() -> None:
         "pretrain lr is -1: give a learning rate above 0": (
             lambda: small_config().with_stage("pretrain", lr=-1)
         ),
+        "classifier batch_size is 1: give at least 2": (
+            lambda: small_config().with_stage("classifier", batch_size=1)
+        ),
+        "text 2 has no label: leave it out here": (
+            lambda: trainer.train_classifier(texts, [labels[0], None, *labels[2:]])
+        ),
+        "10 texts and 0 labels": lambda: trainer.train_classifier(texts, labels, texts),
         "no language model to fine-tune": lambda: trainer.finetune_lm(texts),
         "no classifier: call train_classifier": lambda: trainer.predict(texts),
         "no classifier to save": lambda: trainer.save("nowhere", "classifier"),

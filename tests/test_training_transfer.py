@@ -45,7 +45,7 @@ def test_transfer_equals_fastai() -> None:
 
 def test_a_classifier_starts_from_the_language_models_encoder() -> None:
     model = LanguageModel(AWDLSTMConfig(6, 4, 8, 2))
-    classifier = classifier_from(model, 3, Dropouts().scaled(0.1), bptt=7, max_len=21)
+    classifier = classifier_from(model.encoder, 3, Dropouts().scaled(0.1), bptt=7, max_len=21)
     for name, value in model.encoder.state_dict().items():
         assert torch.equal(classifier.encoder.state_dict()[name], value)
     with torch.no_grad():

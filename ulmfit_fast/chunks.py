@@ -13,9 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class RowTensors(NamedTuple):
+    """The rows of a plan on a device; each int64, shape [B]. Meaning as in ChunkPlan."""
+
+    order: Tensor
+    place: Tensor
+    lengths: Tensor
+    shift: Tensor
+    start: Tensor
+    end: Tensor
 
 
 @dataclass(frozen=True)
@@ -27,20 +39,29 @@ class ChunkPlan:
         place: row of each original index, the inverse of order.
         lengths: tokens of row r.
         shift: column of row r's first token after alignment.
-        chunks: columns and number of rows at work, chunk by chunk.
-        first_kept: first chunk whose output some row pools.
         start: first pooled position of row r, counted from the first kept chunk.
         end: one past row r's last token, counted likewise.
+        chunks: columns and number of rows at work, chunk by chunk.
+        first_kept: first chunk whose output some row pools.
     """
 
     order: list[int]
     place: list[int]
     lengths: list[int]
     shift: list[int]
-    chunks: list[tuple[slice, int]]
-    first_kept: int
     start: list[int]
     end: list[int]
+    chunks: list[tuple[slice, int]]
+    first_kept: int
+
+    def on_device(self, device: torch.device) -> RowTensors:
+        """Return the lists as tensors on a device, in one copy that a GPU need not wait for."""
+        rows = torch.tensor(
+            [self.order, self.place, self.lengths, self.shift, self.start, self.end]
+        )
+        if device.type == "cuda":
+            rows = rows.pin_memory().to(device, non_blocking=True)
+        return RowTensors(*rows.unbind(0))
 
 
 def plan_chunks(
@@ -99,17 +120,19 @@ def plan_chunks(
     )
 
 
-def align_chunks(ids: Tensor, plan: ChunkPlan, pad_id: int) -> Tensor:
+def align_chunks(ids: Tensor, rows: RowTensors, width: int, pad_id: int) -> Tensor:
     """Order the rows of ids [B, T] and shift each to its first chunk; the rest is padding.
 
+    Args:
+        ids: tokens, padded at the end; int64, shape [B, T].
+        rows: of the plan, on the device of ids.
+        width: columns of all chunks together.
+        pad_id: what fills the rest.
+
     Returns:
-        aligned: int64, shape [B, width of the plan].
+        aligned: int64, shape [B, width].
     """
-    device = ids.device
-    shift, lengths = (torch.tensor(x, device=device) for x in (plan.shift, plan.lengths))
-    columns = torch.arange(plan.chunks[-1][0].stop, device=device)
-    source = columns - shift[:, None]
-    inside = (source >= 0) & (source < lengths[:, None])
-    rows = ids[torch.tensor(plan.order, device=device)]
-    moved = rows.gather(1, source.clamp(0, ids.shape[1] - 1))
+    source = torch.arange(width, device=ids.device) - rows.shift[:, None]
+    inside = (source >= 0) & (source < rows.lengths[:, None])
+    moved = ids[rows.order].gather(1, source.clamp(0, ids.shape[1] - 1))
     return moved.masked_fill(~inside, pad_id)

@@ -203,6 +203,10 @@ class LanguageModel(nn.Module):
         penalty = activation_regularization(dropped, raw, alpha, beta)
         return LossParts(cross_entropy + penalty, cross_entropy.detach()), state
 
+    def undecayed_parameters(self) -> list[nn.Parameter]:
+        """Return what weight decay leaves alone, as in fastai: the softmax's bias."""
+        return [self.decoder_bias]
+
     def layer_groups(self) -> LayerGroups:
         """Return the parameters by layer, lowest first: rnn0, ..., embedding (with the softmax)."""
         groups = rnn_groups(self.encoder)
@@ -271,7 +275,8 @@ class TextClassifier(nn.Module):
             raise ValueError(
                 f"lengths: expected {len(ids)}, one for each row of ids, found {len(plan.order)}"
             )
-        aligned = align_chunks(ids, plan, self.config.pad_id)
+        rows = plan.on_device(ids.device)
+        aligned = align_chunks(ids, rows, plan.chunks[-1][0].stop, self.config.pad_id)
         state: EncoderState | None = None
         kept = []
         for chunk, (columns, n_rows) in enumerate(plan.chunks):
@@ -282,10 +287,8 @@ class TextClassifier(nn.Module):
             if chunk >= plan.first_kept:
                 kept.append(nn.functional.pad(output, (0, 0, 0, len(ids) - n_rows)))
         output = torch.cat(kept)
-        start, end, place = (
-            torch.tensor(x, device=ids.device) for x in (plan.start, plan.end, plan.place)
-        )
-        return functional.concat_pool(output.transpose(0, 1), start, end)[place], output
+        pooled = functional.concat_pool(output.transpose(0, 1), rows.start, rows.end)
+        return pooled[rows.place], output
 
     def forward(self, ids: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return logits [B, C]; lengths default to the tokens before the trailing padding."""
@@ -320,6 +323,11 @@ class TextClassifier(nn.Module):
         """Count the tokens before each row's trailing padding; int64, shape [B], on the CPU."""
         positions = torch.arange(1, ids.shape[1] + 1, device=ids.device)
         return (positions * (ids != self.config.pad_id)).amax(dim=1).cpu()
+
+    def undecayed_parameters(self) -> list[nn.Parameter]:
+        """Return what weight decay leaves alone, as in fastai: the batch norms."""
+        norms = (m for m in self.head if isinstance(m, nn.BatchNorm1d))
+        return [parameter for norm in norms for parameter in norm.parameters()]
 
     def layer_groups(self) -> LayerGroups:
         """Return the parameters by layer, lowest first: embedding, rnn0, ..., head."""

@@ -35,7 +35,7 @@ FILES = ("model.safetensors", "config.json", "tokenizer.json")
 def save_model(
     path: Path, tensors: dict[str, Tensor], config: dict[str, Any], tokenizer: Tokenizer
 ) -> None:
-    """Write a model directory; one that stands there is replaced in one rename.
+    """Write a model directory; a model that stands there is replaced.
 
     Args:
         path: the directory.
@@ -44,8 +44,11 @@ def save_model(
         tokenizer: saved beside the weights.
 
     Raises:
+        InputError: something else than a model stands at path.
         OSError: the disk refuses; what stood at path before is still there.
     """
+    path = path.resolve()
+    check_replaceable(path)
     with new_directory(path) as folder:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         (folder / "model.safetensors").write_bytes(save(contiguous))
@@ -140,7 +143,10 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Fill a directory under a temporary name, then put it at path in one rename.
+    """Fill a directory under a temporary name, then put it in its place.
+
+    A directory that stands there is first renamed to .NAME.old-..., and removed at the end: after a
+    kill between the two renames it is found there, whole.
 
     Yields:
         folder: empty, beside path. If the block fails it is removed and path is left as it was.
@@ -161,8 +167,18 @@ def new_directory(path: Path) -> Iterator[Path]:
     finally:
         if old.exists() and not path.exists():
             old.rename(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        for left in (folder, old):
+            if left.exists():
+                shutil.rmtree(left)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise InputError unless path is free, an empty directory, or a model of ours."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    config_file = path / "config.json"
+    if not config_file.is_file() or read_json(config_file).get("format") != FORMAT:
+        raise InputError(f"{path}: stands there and is not a model; give another place to save to")
 
 
 def flush_to_disk(path: Path) -> None:

@@ -78,11 +78,14 @@ class TrainConfig:
         for stage in ("pretrain", "language_model", "classifier"):
             settings: StageConfig = getattr(self, stage)
             for name in ("epochs", "batch_size"):
-                check_at_least_one(f"{stage} {name}", getattr(settings, name))
+                check_at_least(1, f"{stage} {name}", getattr(settings, name))
             if not settings.lr > 0:
                 raise InputError(f"{stage} lr is {settings.lr}: give a learning rate above 0")
-        for name in ("bptt", "max_len", "min_freq"):
-            check_at_least_one(name, getattr(self, name))
+        for name in ("max_len", "min_freq"):
+            check_at_least(1, name, getattr(self, name))
+        # Batch norm and temporal regularisation need two of what they compare.
+        check_at_least(2, "bptt", self.bptt)
+        check_at_least(2, "classifier batch_size", self.classifier.batch_size)
 
     @classmethod
     def preset(cls, recipe: str = "fastai", **overrides: Any) -> TrainConfig:
@@ -127,10 +130,10 @@ class TrainConfig:
         return cls(**{**values, **stages, "betas": tuple(values["betas"])})
 
 
-def check_at_least_one(name: str, value: int) -> None:
-    """Raise InputError unless value is at least 1."""
-    if value < 1:
-        raise InputError(f"{name} is {value}: give at least 1")
+def check_at_least(least: int, name: str, value: int) -> None:
+    """Raise InputError unless value is at least the least."""
+    if value < least:
+        raise InputError(f"{name} is {value}: give at least {least}")
 
 
 PAPER_DROPOUTS = Dropouts(output=0.4, hidden=0.3, input=0.4, embed=0.05, weight=0.5)

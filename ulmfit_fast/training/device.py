@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ulmfit_fast import _native
 from ulmfit_fast.errors import InputError
 
 
@@ -11,18 +12,30 @@ def choose_device(name: str | None) -> torch.device:
     """Return the device to train on; None takes a GPU where torch sees one.
 
     Raises:
-        InputError: no such device here.
+        InputError: no such device here, or no kernels for it; the message says why.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"no device {name!r}: give cpu or cuda") from error
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"no kernels for device {name!r}: give cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f"device {name!r} is not usable: torch {torch.__version__} sees no GPU; give cpu"
-        )
+    if device.type == "cuda":
+        check_cuda(device)
     return device
+
+
+def check_cuda(device: torch.device) -> None:
+    """Raise InputError unless the GPU is there and every op has a kernel for it."""
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"device {str(device)!r} is not usable: torch {torch.__version__} sees no GPU; give cpu"
+        )
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"no device {str(device)!r}: torch sees {torch.cuda.device_count()} GPUs")
+    try:
+        _native.require_kernel("drop_connect", device)
+    except RuntimeError as error:
+        raise InputError(f"{error} Or train on the CPU: give device cpu.") from error

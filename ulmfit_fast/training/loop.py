@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from ulmfit_fast.errors import TrainingError
-from ulmfit_fast.model import LayerGroups, LossParts
-from ulmfit_fast.optim import layerwise_adamw
+from ulmfit_fast.model import LanguageModel, LossParts, TextClassifier
+from ulmfit_fast.optim import layerwise_adamw, set_rates
 from ulmfit_fast.schedule import Phase, discriminative_rates
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
-from ulmfit_fast.training.plan import schedule, stage_phases
+from ulmfit_fast.training.plan import layer_decay, schedule, stage_phases
 from ulmfit_fast.training.progress import Observer
 
-# Reading a loss waits for the GPU, so it is read only this often there; on a CPU it costs nothing.
+# Reading a loss waits for a GPU, so there it is read seldom; on a CPU it costs nothing.
 GPU_STEPS_BETWEEN_READS = 20
+CPU_STEPS_BETWEEN_READS = 1
 
 Metrics = dict[str, float]
 
@@ -33,11 +34,11 @@ class Task(Protocol):
     device: torch.device
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> LanguageModel | TextClassifier:
         """Return what is trained."""
 
-    def layer_groups(self) -> LayerGroups:
-        """Return the model's parameters by layer, lowest first."""
+    def describe(self) -> str:
+        """Say in a few words what a batch is."""
 
     def n_batches(self, epoch: int) -> int:
         """Count the batches of an epoch."""
@@ -77,23 +78,30 @@ class Fit:
     Args:
         task: what is trained.
         config: all settings; the task's stage picks its own.
-        observers: told of every step and epoch.
-        decay: learning rate of a layer group over that of the group below.
+        observers: told of every step that reads its loss, and of every epoch.
+        from_scratch: whether the layers below the top are random.
     """
 
     def __init__(
-        self, task: Task, config: TrainConfig, observers: Sequence[Observer], decay: float
+        self,
+        task: Task,
+        config: TrainConfig,
+        observers: Sequence[Observer],
+        *,
+        from_scratch: bool,
     ) -> None:
         self.task = task
         self.config = config
         self.settings: StageConfig = getattr(config, task.stage)
         self.observers = observers
-        self.decay = decay
-        self.groups = task.layer_groups()
-        self.phases = stage_phases(config, task.stage, len(self.groups))
+        self.decay = layer_decay(config, task.stage, from_scratch)
+        on_cpu = task.device.type == "cpu"
+        self.read_every = CPU_STEPS_BETWEEN_READS if on_cpu else GPU_STEPS_BETWEEN_READS
+        self.groups = task.model.layer_groups()
+        self.phases = stage_phases(config, task.stage, len(self.groups), from_scratch)
         self.optimizer = layerwise_adamw(
             self.groups,
-            [self.settings.lr] * len(self.groups),
+            task.model.undecayed_parameters(),
             weight_decay=config.weight_decay,
             betas=config.betas,
             eps=config.eps,
@@ -103,20 +111,21 @@ class Fit:
         self.best_weights: dict[str, Tensor] | None = None
         self.epochs_since_best = 0
         self.n_steps_done = 0
+        self.n_tokens_unread = 0
 
     def run(self) -> StageResult:
         """Train, and leave the best weights in the model.
 
         Raises:
-            TrainingError: the loss is not finite. The model keeps the weights before that step on a
-                CPU, and up to GPU_STEPS_BETWEEN_READS steps later ones on a GPU.
+            TrainingError: a loss is not finite, in training or in validation. It is found at the
+                next reading, at the latest at the end of the epoch.
         """
         started = time.perf_counter()
-        epochs_of = []
-        epoch = 0
-        for phase in self.phases:
-            epochs_of.append(range(epoch, epoch + phase.epochs))
-            epoch += phase.epochs
+        first = [sum(phase.epochs for phase in self.phases[:n]) for n in range(len(self.phases))]
+        epochs_of = [
+            range(begin, begin + phase.epochs)
+            for begin, phase in zip(first, self.phases, strict=True)
+        ]
         n_steps = sum(self.task.n_batches(e) for epochs in epochs_of for e in epochs)
         for observer in self.observers:
             observer.stage_started(self.task.stage, n_steps, self.describe())
@@ -127,6 +136,7 @@ class Fit:
             self.task.model.load_state_dict(self.best_weights)
         for parameter in self.task.model.parameters():
             parameter.requires_grad_(True)
+        self.task.model.eval()
         self.result.seconds = time.perf_counter() - started
         for observer in self.observers:
             observer.stage_ended(self.task.stage, self.result.seconds, self.result.best)
@@ -140,7 +150,10 @@ class Fit:
             + ("all layers" if phase.n_unfrozen == len(self.groups) else f"top {phase.n_unfrozen}")
             for phase in self.phases
         )
-        return f"{n_parameters / 1e6:.1f} M parameters, {unfreezing}, lr {self.settings.lr:g}"
+        rate = f"lr {self.phases[0].lr:g}"
+        return (
+            f"{n_parameters / 1e6:.1f} M parameters, {self.task.describe()}, {unfreezing}, {rate}"
+        )
 
     def _run_phase(self, phase: Phase, epochs: range) -> bool:
         """Train a phase; return False once the stage should stop early."""
@@ -149,7 +162,8 @@ class Fit:
             for parameter in parameters:
                 parameter.requires_grad_(index >= frozen)
                 parameter.grad = None
-        rates = discriminative_rates(phase.lr, len(self.groups), self.decay)
+        largest = discriminative_rates(phase.lr, len(self.groups), self.decay)
+        rates = dict(zip(self.groups, largest, strict=True))
         n_steps = sum(self.task.n_batches(epoch) for epoch in epochs)
         step = 0
         for epoch in epochs:
@@ -158,51 +172,48 @@ class Fit:
                 return False
         return True
 
-    def _run_epoch(self, epoch: int, step: int, n_steps: int, rates: list[float]) -> int:
+    def _run_epoch(self, epoch: int, step: int, n_steps: int, rates: dict[str, float]) -> int:
         """Train one epoch from a step of the phase on, validate, and return the next step."""
         started = time.perf_counter()
         self.task.model.train()
         loss_sum = torch.zeros((), device=self.task.device)
-        n_batches = n_tokens = n_unread = 0
-        for parts, n_batch_tokens in self.task.losses(epoch):
-            self._set_rates(step, n_steps, rates)
-            n_unread += n_batch_tokens
-            if self.task.device.type == "cpu" or step % GPU_STEPS_BETWEEN_READS == 0:
-                self._report(parts, n_unread)
-                n_unread = 0
+        first, last = step, step + self.task.n_batches(epoch) - 1
+        for parts, n_tokens in self.task.losses(epoch):
+            multiplier, beta1 = schedule(self.config, step, n_steps)
+            now = {layer: rate * multiplier for layer, rate in rates.items()}
+            set_rates(self.optimizer, now, (beta1, self.config.betas[1]))
+            self.n_steps_done += 1
+            self.n_tokens_unread += n_tokens
+            self.result.n_tokens += n_tokens
+            if self.n_steps_done % self.read_every == 0 or step == last:
+                self._read(parts, max(now.values()))
             self._update(parts)
             loss_sum += parts.cross_entropy
-            n_tokens += n_batch_tokens
-            n_batches += 1
             step += 1
-        metrics = {"train_loss": loss_sum.item() / max(1, n_batches), **self.task.validate()}
+        metrics = {"train_loss": loss_sum.item() / max(1, step - first), **self.task.validate()}
+        for name in ("train_loss", "valid_loss"):
+            self._check_finite(name, metrics.get(name, 0.0))
         metrics["seconds"] = time.perf_counter() - started
-        self.result.n_tokens += n_tokens
         self.result.epochs.append(metrics)
         self._keep_if_best(metrics)
         for observer in self.observers:
             observer.epoch_ended(self.task.stage, epoch + 1, metrics)
         return step
 
-    def _set_rates(self, step: int, n_steps: int, rates: list[float]) -> None:
-        multiplier, beta1 = schedule(self.config, self.task.stage, step, n_steps)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * multiplier
-            group["betas"] = (beta1, self.config.betas[1])
-
-    def _report(self, parts: LossParts, n_tokens: int) -> None:
+    def _read(self, parts: LossParts, lr: float) -> None:
         """Read the loss before it is used, and tell the observers."""
-        self.n_steps_done += 1 if self.task.device.type == "cpu" else GPU_STEPS_BETWEEN_READS
-        total = parts.total.item()
-        if not math.isfinite(total):
-            raise TrainingError(
-                f"stage {self.task.stage}, step {self.n_steps_done}: the loss is {total}; the "
-                "weights are those before this step. Lower the learning rate or clip the gradient."
-            )
-        lr = self.optimizer.param_groups[-1]["lr"]
+        self._check_finite("loss", parts.total.item())
+        loss = parts.cross_entropy.item()
         for observer in self.observers:
-            loss = parts.cross_entropy.item()
-            observer.step(self.task.stage, self.n_steps_done, loss, n_tokens, lr)
+            observer.step(self.task.stage, self.n_steps_done, loss, self.n_tokens_unread, lr)
+        self.n_tokens_unread = 0
+
+    def _check_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"stage {self.task.stage}, step {self.n_steps_done}: the {name} is {value}, so the "
+                "stage was given up. Lower the learning rate or clip the gradient."
+            )
 
     def _update(self, parts: LossParts) -> None:
         torch.autograd.backward(parts.total)

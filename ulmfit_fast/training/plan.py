@@ -1,4 +1,4 @@
-"""Which layers train when, and how fast: the two recipes' phases and schedules."""
+"""Which layers train when, and how fast: the two recipes' phases, rates and schedules."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from ulmfit_fast.schedule import OneCycle, Phase, gradual_unfreezing, slanted_tr
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 
 
-def stage_phases(config: TrainConfig, stage: StageName, n_groups: int) -> list[Phase]:
+def stage_phases(
+    config: TrainConfig, stage: StageName, n_groups: int, from_scratch: bool
+) -> list[Phase]:
     """Return the phases of a stage.
+
+    From scratch every layer has everything to learn: one phase, all layers, at the rate of
+    pretraining. Else:
 
     paper: the language model trains all layers at once, the classifier unfreezes one more group
         after every epoch and ends with all.
@@ -19,6 +24,8 @@ def stage_phases(config: TrainConfig, stage: StageName, n_groups: int) -> list[P
     """
     settings: StageConfig = getattr(config, stage)
     lr = settings.lr
+    if from_scratch:
+        return [Phase(n_groups, settings.epochs, config.pretrain.lr)]
     rates = {
         ("paper", "classifier"): [lr] * n_groups,
         ("fastai", "language_model"): [lr, lr / 10],
@@ -27,12 +34,20 @@ def stage_phases(config: TrainConfig, stage: StageName, n_groups: int) -> list[P
     return gradual_unfreezing(n_groups, settings.epochs, rates)
 
 
-def schedule(config: TrainConfig, stage: StageName, step: int, n_steps: int) -> tuple[float, float]:
+def layer_decay(config: TrainConfig, stage: StageName, from_scratch: bool) -> float:
+    """Return the learning rate of a layer group over that of the group below.
+
+    1 from scratch, and for fastai's language model, which trains all layers at one rate.
+    """
+    one_rate = from_scratch or (config.recipe, stage) == ("fastai", "language_model")
+    return 1.0 if one_rate else config.lr_decay
+
+
+def schedule(config: TrainConfig, step: int, n_steps: int) -> tuple[float, float]:
     """Return the multiplier of every layer's largest learning rate, and Adam's beta1.
 
     Args:
         config: the recipe decides.
-        stage: pretraining has no reason to start high, so it too follows the recipe's cycle.
         step: step of the phase, 0 .. n_steps - 1.
         n_steps: steps of the phase.
     """

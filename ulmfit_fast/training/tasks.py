@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ulmfit_fast.model import EncoderState, LanguageModel, LayerGroups, LossParts, TextClassifier
+from ulmfit_fast.model import EncoderState, LanguageModel, LossParts, TextClassifier
 from ulmfit_fast.text.batches import ClassifierBatch, ClassifierBatches, LMStream
 from ulmfit_fast.training.config import StageName, TrainConfig
 from ulmfit_fast.training.loop import Metrics
@@ -35,9 +35,10 @@ class LanguageModelTask:
         self.stage = stage
         self.device = model.decoder_bias.device
 
-    def layer_groups(self) -> LayerGroups:
-        """Return the model's parameters by layer, lowest first."""
-        return self.model.layer_groups()
+    def describe(self) -> str:
+        """Say how many streams run and how long a batch is."""
+        about = "about " if self.config.variable_bptt else ""
+        return f"batches of {self.train.batch_size} x {about}{self.config.bptt} tokens"
 
     def n_batches(self, epoch: int) -> int:
         """Count the batches of an epoch."""
@@ -92,9 +93,9 @@ class ClassifierTask:
         self.config = config
         self.device = next(model.parameters()).device
 
-    def layer_groups(self) -> LayerGroups:
-        """Return the model's parameters by layer, lowest first."""
-        return self.model.layer_groups()
+    def describe(self) -> str:
+        """Say how many texts a batch has."""
+        return f"batches of {self.config.classifier.batch_size} texts"
 
     def n_batches(self, epoch: int) -> int:
         """Count the batches of an epoch."""
@@ -126,8 +127,8 @@ class ClassifierTask:
 
 
 def on_device(x: Tensor, device: torch.device) -> Tensor:
-    """Copy x to the device, without waiting where the memory allows it."""
-    return x.to(device, non_blocking=True)
+    """Copy x to the device; a GPU's stream goes on meanwhile."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 
 def required_labels(batch: ClassifierBatch) -> Tensor:

@@ -18,6 +18,7 @@ from ulmfit_fast.text.tokenizer import Tokenizer, train_tokenizer
 from ulmfit_fast.training.checkpoint import load_model, save_model
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 from ulmfit_fast.training.device import choose_device
+from ulmfit_fast.training.documents import class_names, labelled_batches
 from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, predictions
 from ulmfit_fast.training.loop import Fit, StageResult
 from ulmfit_fast.training.progress import Observer
@@ -89,7 +90,7 @@ class ULMFiTTrainer:
         with self._seeded():
             model = self._new_language_model(tokenizer)
             result = self._fit_lm("pretrain", model, tokenizer, (texts, valid_texts))
-        self.tokenizer, self.language_model = tokenizer, model
+        self._replace_language_model(tokenizer, model)
         return result
 
     def finetune_lm(
@@ -121,7 +122,7 @@ class ULMFiTTrainer:
                 self.language_model, old.vocab, tokenizer.vocab, dropouts
             )
             result = self._fit_lm("language_model", model, tokenizer, (texts, valid_texts))
-        self.tokenizer, self.language_model = tokenizer, model
+        self._replace_language_model(tokenizer, model)
         return result
 
     def train_classifier(
@@ -131,7 +132,10 @@ class ULMFiTTrainer:
         valid_texts: Sequence[str] | None = None,
         valid_labels: Sequence[str] | None = None,
     ) -> StageResult:
-        """Train a classifier on the language model's encoder, or from scratch where there is none.
+        """Train a classifier on the language model's encoder.
+
+        Without a language model it starts from the encoder of the classifier that stands, and
+        without either from scratch: all layers at once, at one rate.
 
         Args:
             texts: documents.
@@ -143,24 +147,32 @@ class ULMFiTTrainer:
             result: seconds, tokens and metrics; the model is self.classifier.
 
         Raises:
-            InputError: fewer than two classes, lists of unequal length, or a validation label that
-                training does not have.
+            InputError: fewer than two classes, a text without a label, lists of unequal length, or
+                a validation label that training does not have.
             TrainingError: the loss is not finite.
         """
-        names = sorted(set(labels))
-        if len(names) < 2:
-            raise InputError(
-                f"the labels hold {len(names)} class ({', '.join(names)}): at least 2 are needed"
-            )
+        names = class_names(labels)
         tokenizer = self.tokenizer or self._new_tokenizer(texts)
-        train = self._documents(tokenizer, texts, labels, names, train=True)
+        train = labelled_batches(
+            tokenizer, (texts, labels), names, self.config, train=True, cache_dir=self.cache_dir
+        )
         valid = None
-        if valid_texts is not None and valid_labels is not None:
-            valid = self._documents(tokenizer, valid_texts, valid_labels, names)
+        if valid_texts is not None:
+            data = (valid_texts, valid_labels or [])
+            valid = labelled_batches(tokenizer, data, names, self.config)
         with self._seeded():
-            model = self._new_classifier(tokenizer, len(names))
+            trained = self.language_model or self.classifier
+            encoder = (trained or self._new_language_model(tokenizer)).encoder
+            model = classifier_from(
+                encoder,
+                len(names),
+                self._dropouts("classifier"),
+                bptt=self.config.bptt,
+                max_len=self.config.max_len,
+            )
             task = ClassifierTask(model, train, valid, self.config)
-            result = Fit(task, self.config, self.observers, self.config.lr_decay).run()
+            fit = Fit(task, self.config, self.observers, from_scratch=trained is None)
+            result = fit.run()
         self.tokenizer, self.classifier, self.labels = tokenizer, model, names
         return result
 
@@ -175,7 +187,7 @@ class ULMFiTTrainer:
             InputError: no classifier, or a label that training did not have.
         """
         classifier, tokenizer = self._trained_classifier()
-        batches = self._documents(tokenizer, texts, labels, self.labels)
+        batches = labelled_batches(tokenizer, (texts, labels), self.labels, self.config)
         return evaluation(*classify(classifier, batches), self.labels)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
@@ -200,11 +212,11 @@ class ULMFiTTrainer:
         """Write a model directory: safetensors and JSON, whole or not at all.
 
         Args:
-            path: the directory; one that stands there is replaced.
+            path: the directory; a model that stands there is replaced.
             kind: "classifier" or "language_model"; None takes the classifier where there is one.
 
         Raises:
-            InputError: nothing of that kind was trained.
+            InputError: nothing of that kind was trained, or path is something else than a model.
             OSError: the disk refuses; what stood at path before is still there.
         """
         kind = kind or ("language_model" if self.classifier is None else "classifier")
@@ -270,14 +282,10 @@ class ULMFiTTrainer:
             min_freq=self.config.min_freq,
         )
 
-    def _new_classifier(self, tokenizer: Tokenizer, n_classes: int) -> TextClassifier:
-        return classifier_from(
-            self.language_model or self._new_language_model(tokenizer),
-            n_classes,
-            self._dropouts("classifier"),
-            bptt=self.config.bptt,
-            max_len=self.config.max_len,
-        )
+    def _replace_language_model(self, tokenizer: Tokenizer, model: LanguageModel) -> None:
+        """Take a new language model; a classifier with the vocabulary before it goes."""
+        self.tokenizer, self.language_model = tokenizer, model
+        self.classifier, self.labels = None, []
 
     def _new_language_model(self, tokenizer: Tokenizer) -> LanguageModel:
         size, dropouts = model_size(self.size), self._dropouts("pretrain")
@@ -304,36 +312,9 @@ class ULMFiTTrainer:
         if valid_texts:
             corpus = Corpus.build(valid_texts, tokenizer, self.cache_dir)
             valid = LMStream(corpus, settings.batch_size, self.config.bptt, seed=0, shuffle=False)
-        # From scratch every layer has everything to learn: one rate for all.
-        decay = 1.0 if stage == "pretrain" else self.config.lr_decay
         task = LanguageModelTask(model, train, valid, self.config, stage)
-        return Fit(task, self.config, self.observers, decay).run()
-
-    def _documents(
-        self,
-        tokenizer: Tokenizer,
-        texts: Sequence[str],
-        labels: Sequence[str],
-        names: list[str],
-        train: bool = False,
-    ) -> ClassifierBatches:
-        """Batch labelled documents."""
-        if len(texts) != len(labels) or not texts:
-            raise InputError(
-                f"{len(texts)} texts and {len(labels)} labels: give one label for each text"
-            )
-        index_of = {name: index for index, name in enumerate(names)}
-        for row, label in enumerate(labels, start=1):
-            if label not in index_of:
-                raise InputError(
-                    f"text {row} has label {label!r}, which training does not have "
-                    f"(classes: {', '.join(names[:10])}); correct it or add it to training"
-                )
-        corpus = Corpus.build(texts, tokenizer, self.cache_dir if train else None)
-        return ClassifierBatches(
-            corpus, [index_of[label] for label in labels], self.config.classifier.batch_size,
-            seed=self.config.seed, train=train, pad_id=tokenizer.pad_id,
-        )  # fmt: skip
+        fit = Fit(task, self.config, self.observers, from_scratch=stage == "pretrain")
+        return fit.run()
 
     def _trained_classifier(self) -> tuple[TextClassifier, Tokenizer]:
         if self.classifier is None or self.tokenizer is None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ulmfit_fast.model import AWDLSTMConfig, Dropouts, LanguageModel, TextClassifier
+from ulmfit_fast.model import AWDLSTM, Dropouts, LanguageModel, TextClassifier
 
 
 def transfer_rows(old: Tensor, old_vocab: Sequence[str], new_vocab: Sequence[str]) -> Tensor:
@@ -52,18 +52,18 @@ def transfer_language_model(
 
 
 def classifier_from(
-    model: LanguageModel, n_classes: int, dropouts: Dropouts, *, bptt: int, max_len: int
+    encoder: AWDLSTM, n_classes: int, dropouts: Dropouts, *, bptt: int, max_len: int
 ) -> TextClassifier:
-    """Return a classifier with a language model's encoder and a fresh head, on the same device.
+    """Return a classifier with a copy of an encoder and a fresh head, on the same device.
 
     Args:
-        model: its encoder is copied.
+        encoder: of a language model, or of another classifier.
         n_classes: C.
         dropouts: of the classifier.
         bptt: tokens of a chunk.
         max_len: tokens at a document's end that are pooled.
     """
-    config: AWDLSTMConfig = model.config.with_dropouts(dropouts)
+    config = encoder.config.with_dropouts(dropouts)
     classifier = TextClassifier(config, n_classes, bptt=bptt, max_len=max_len)
-    classifier.encoder.load_state_dict(model.encoder.state_dict())
-    return classifier.to(model.decoder_bias.device)
+    classifier.encoder.load_state_dict(encoder.state_dict())
+    return classifier.to(encoder.embedding.weight.device)

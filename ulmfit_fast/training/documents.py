@@ -1,0 +1,85 @@
+"""Labelled texts to batches of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ulmfit_fast.errors import InputError
+from ulmfit_fast.text.batches import ClassifierBatches
+from ulmfit_fast.text.corpus import Corpus
+from ulmfit_fast.text.tokenizer import Tokenizer
+from ulmfit_fast.training.config import TrainConfig
+
+
+def class_names(labels: Sequence[str]) -> list[str]:
+    """Return the different labels in alphabetical order.
+
+    Raises:
+        InputError: a text without a label, or fewer than two classes.
+    """
+    for row, label in enumerate(labels, start=1):
+        if label is None:
+            raise InputError(
+                f"text {row} has no label: leave it out here; the language model can use it"
+            )
+    names = sorted(set(labels))
+    if len(names) < 2:
+        found = f"the labels hold {len(names)} class ({', '.join(names)})"
+        raise InputError(f"{found}: at least 2 are needed")
+    return names
+
+
+def class_indices(labels: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Return the place of each label among the names.
+
+    Raises:
+        InputError: a label that is not among the names.
+    """
+    index_of = {name: index for index, name in enumerate(names)}
+    for row, label in enumerate(labels, start=1):
+        if label not in index_of:
+            raise InputError(
+                f"text {row} has label {label!r}, which training does not have "
+                f"(classes: {', '.join(names[:10])}); correct it or add it to training"
+            )
+    return [index_of[label] for label in labels]
+
+
+def labelled_batches(
+    tokenizer: Tokenizer,
+    data: tuple[Sequence[str], Sequence[str]],
+    names: Sequence[str],
+    config: TrainConfig,
+    *,
+    train: bool = False,
+    cache_dir: Path | None = None,
+) -> ClassifierBatches:
+    """Batch labelled documents.
+
+    Args:
+        tokenizer: of the model.
+        data: texts, and a class name for each.
+        names: classes of the model.
+        config: batch size and seed.
+        train: in random order, for training; else longest first.
+        cache_dir: as for Corpus.build.
+
+    Raises:
+        InputError: lists of unequal length, no texts, or a label that is not among the names.
+    """
+    texts, labels = data
+    if len(texts) != len(labels) or not texts:
+        raise InputError(
+            f"{len(texts)} texts and {len(labels)} labels: give one label for each text"
+        )
+    indices = class_indices(labels, names)
+    corpus = Corpus.build(texts, tokenizer, cache_dir)
+    return ClassifierBatches(
+        corpus,
+        indices,
+        config.classifier.batch_size,
+        seed=config.seed,
+        train=train,
+        pad_id=tokenizer.pad_id,
+    )
