@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,12 +65,13 @@ def test_language_model_and_its_regularised_loss_equal_fastai() -> None:
         ids, targets = draw_ids(4, 9, batch), draw_ids(4, 9, batch + 10)
         logits, raw, dropped = theirs(ids)
         cross_entropy = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        learner = SimpleNamespace(training=True, loss_grad=cross_entropy.clone())
+        learner.rnn = SimpleNamespace(out=dropped, raw_out=raw)
         regularizer = RNNRegularizer(alpha=2.0, beta=1.0)
-        regularizer.rnn = type("Outputs", (), {"out": dropped, "raw_out": raw})
-        penalty = 2.0 * dropped.float().pow(2).mean()
-        h = raw[-1] if isinstance(raw, list) else raw
-        penalty = penalty + (h[:, 1:] - h[:, :-1]).float().pow(2).mean()
-        expected = cross_entropy + penalty
+        regularizer.learn = learner
+        regularizer.after_loss()
+        expected = learner.loss_grad
+        assert expected > cross_entropy
         found, _ = ours(ids, hidden)
         parts, hidden = ours.loss(ids, targets, hidden, alpha=2.0, beta=1.0)
         assert torch.allclose(found, logits, atol=1e-6)

@@ -1,0 +1,206 @@
+"""The loop: which layers move when and how fast, what observers see, when a stage gives up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_training import draw_texts, small_config, train_all, weights_hash
+
+from ulmfit_fast import TrainingError, ULMFiTTrainer
+from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, LossParts, TextClassifier
+from ulmfit_fast.optim import layerwise_adamw
+from ulmfit_fast.training import loop, tasks
+from ulmfit_fast.training.progress import Observer
+
+
+class Recorder(Observer):
+    def __init__(self) -> None:
+        self.events: list[tuple] = []
+
+    def stage_started(self, stage: str, n_steps: int, description: str) -> None:
+        self.events.append(("start", stage, n_steps))
+
+    def step(self, stage: str, step: int, loss: float, n_tokens: int, lr: float) -> None:
+        self.events.append(("step", stage, step, loss, n_tokens, lr))
+
+    def epoch_ended(self, stage: str, epoch: int, metrics: dict[str, float]) -> None:
+        self.events.append(("epoch", stage, epoch, metrics))
+
+    def stage_ended(self, stage: str, seconds: float, metrics: dict[str, float]) -> None:
+        self.events.append(("end", stage, metrics))
+
+
+@pytest.mark.parametrize("recipe", ["paper", "fastai"])
+def test_observers_see_every_step_and_epoch(recipe: str) -> None:
+    recorder = Recorder()
+    train_all(small_config(recipe, seed=1), observers=(recorder,))
+    for stage in ("pretrain", "language_model", "classifier"):
+        events = [e for e in recorder.events if e[1] == stage]
+        n_steps = events[0][2]
+        assert [e[2] for e in events if e[0] == "step"] == list(range(1, n_steps + 1))
+        n_epochs = 4 if stage == "classifier" else 2
+        assert [e[2] for e in events if e[0] == "epoch"] == list(range(1, n_epochs + 1))
+        assert events[-1][0] == "end"
+        assert all(e[4] > 0 and e[5] > 0 for e in events if e[0] == "step")
+
+
+class Watch(Observer):
+    """Notes which layer groups have moved at the end of each epoch, and every layer's rate."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.moved: list[list[str]] = []
+        self.rates: list[dict[str, float]] = []
+        run, update = loop.Fit.run, loop.Fit._update
+
+        def spy_run(fit: loop.Fit) -> loop.StageResult:
+            self.groups = fit.groups
+            self.first = {k: [p.detach().clone() for p in g] for k, g in fit.groups.items()}
+            self.moved, self.rates = [], []
+            return run(fit)
+
+        def spy_update(fit: loop.Fit, parts: LossParts) -> None:
+            self.rates.append({g["layer"]: g["lr"] for g in fit.optimizer.param_groups})
+            update(fit, parts)
+
+        monkeypatch.setattr(loop.Fit, "run", spy_run)
+        monkeypatch.setattr(loop.Fit, "_update", spy_update)
+
+    def epoch_ended(self, stage: str, epoch: int, metrics: dict[str, float]) -> None:
+        def moved(name: str) -> bool:
+            pairs = zip(self.groups[name], self.first[name], strict=True)
+            return any(not torch.equal(p, old) for p, old in pairs)
+
+        self.moved.append([name for name in self.groups if moved(name)])
+
+    def largest(self, layer: str) -> float:
+        return max(rates[layer] for rates in self.rates)
+
+
+def test_gradual_unfreezing_moves_one_more_group_an_epoch(monkeypatch) -> None:
+    watch = Watch(monkeypatch)
+    texts, labels = draw_texts(60)
+    trainer = ULMFiTTrainer(small_config("paper"), size="tiny", observers=[watch])
+    trainer.pretrain(texts)
+    assert watch.moved[0] == ["rnn0", "rnn1", "embedding"]
+    trainer.train_classifier(texts, labels)
+    assert watch.moved == [
+        ["head"],
+        ["rnn1", "head"],
+        ["rnn0", "rnn1", "head"],
+        ["embedding", "rnn0", "rnn1", "head"],
+    ]
+
+
+@pytest.mark.parametrize("recipe", ["paper", "fastai"])
+def test_every_stage_trains_its_layers_at_the_recipes_rates(monkeypatch, recipe: str) -> None:
+    watch = Watch(monkeypatch)
+    config = small_config(recipe).with_stage("pretrain", lr=0.03)
+    texts, labels = draw_texts(300)
+    trainer = ULMFiTTrainer(config, size="tiny", observers=[watch])
+    trainer.train_classifier(texts, labels)  # from scratch: all layers at pretraining's rate
+    assert all("embedding" in moved for moved in watch.moved)
+    assert watch.largest("embedding") == watch.largest("head") == pytest.approx(0.03, rel=0.1)
+    trainer = ULMFiTTrainer(config, size="tiny", observers=[watch])
+    trainer.pretrain(texts)
+    assert watch.largest("rnn0") == watch.largest("embedding") == pytest.approx(0.03, rel=0.1)
+    trainer.finetune_lm(texts)
+    decay = 2.6 if recipe == "paper" else 1.0
+    assert watch.largest("rnn1") == pytest.approx(watch.largest("embedding") / decay)
+    assert watch.largest("rnn0") == pytest.approx(watch.largest("rnn1") / decay)
+    assert watch.largest("embedding") == pytest.approx(0.01, rel=0.1)
+    trainer.train_classifier(texts, labels)
+    lr = config.classifier.lr
+    assert watch.largest("head") == pytest.approx(lr, rel=0.1)
+    last = watch.rates[-1]
+    assert last["rnn1"] == pytest.approx(last["head"] / 2.6)
+    assert last["embedding"] == pytest.approx(last["head"] / 2.6**3)
+    end = watch.rates[-len(watch.rates) // 4 :]  # four epochs, of which the last has all layers
+    assert max(r["head"] for r in end) == pytest.approx(
+        lr / 20 if recipe == "fastai" else lr, rel=0.1
+    )
+
+
+def test_weight_decay_spares_what_fastai_spares() -> None:
+    model = LanguageModel(AWDLSTMConfig(8, 4, 4, 2))
+    assert [id(p) for p in model.undecayed_parameters()] == [id(model.decoder_bias)]
+    classifier = TextClassifier(AWDLSTMConfig(8, 4, 4, 2), 2)
+    optimizer = layerwise_adamw(
+        classifier.layer_groups(),
+        classifier.undecayed_parameters(),
+        weight_decay=0.5,
+        betas=(0.9, 0.99),
+        eps=1e-8,
+    )
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in classifier.named_parameters():
+        is_norm = name in ("head.0.weight", "head.0.bias", "head.4.weight", "head.4.bias")
+        assert decays[id(parameter)] == (0.0 if is_norm else 0.5), name
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(monkeypatch) -> None:
+    texts, _ = draw_texts(60)
+    seen = []
+    losses = tasks.LanguageModelTask.losses
+
+    def broken(self, epoch):
+        for step, (parts, n) in enumerate(losses(self, epoch)):
+            if step == 2:
+                seen.append((self.model, weights_hash(self.model)))
+                parts = replace(parts, total=parts.total * float("nan"))
+            yield parts, n
+
+    monkeypatch.setattr(tasks.LanguageModelTask, "losses", broken)
+    with pytest.raises(TrainingError, match="stage pretrain, step 3: the loss is nan"):
+        ULMFiTTrainer(small_config(), size="tiny").pretrain(texts)
+    model, before = seen[0]
+    assert weights_hash(model) == before
+
+
+def test_a_loss_that_is_read_seldom_is_still_found(monkeypatch) -> None:
+    """As on a GPU, where the loss is read every 20 steps."""
+    texts, _ = draw_texts(60)
+    losses = tasks.LanguageModelTask.losses
+    monkeypatch.setattr(loop, "CPU_STEPS_BETWEEN_READS", 1000)
+
+    def broken(self, epoch):
+        for parts, n in losses(self, epoch):
+            scale = float("nan") if epoch == 1 else 1.0
+            yield replace(parts, cross_entropy=parts.cross_entropy * scale), n
+
+    monkeypatch.setattr(tasks.LanguageModelTask, "losses", broken)
+    with pytest.raises(TrainingError, match=r"stage pretrain, step .*: the train_loss is nan"):
+        ULMFiTTrainer(small_config(), size="tiny").pretrain(texts)
+
+
+def test_steps_and_tokens_add_up_when_losses_are_read_seldom(monkeypatch) -> None:
+    monkeypatch.setattr(loop, "CPU_STEPS_BETWEEN_READS", 4)
+    texts, _ = draw_texts(100)
+    recorder = Recorder()
+    trainer = ULMFiTTrainer(small_config(), size="tiny", observers=[recorder])
+    result = trainer.pretrain(texts)
+    steps = [e for e in recorder.events if e[0] == "step"]
+    n_steps = recorder.events[0][2]
+    an_epoch = n_steps // 2
+    read = [n for n in range(1, n_steps + 1) if n % 4 == 0 or n % an_epoch == 0]
+    assert [e[2] for e in steps] == read
+    assert sum(e[4] for e in steps) == result.n_tokens
+
+
+def test_patience_stops_a_stage_and_the_best_weights_stay(monkeypatch) -> None:
+    errors = iter([0.5, 0.2, 0.3, 0.4, 0.1])
+    hashes = []
+
+    def validate(self):
+        hashes.append(weights_hash(self.model))
+        return {"error": next(errors), "valid_loss": 1.0}
+
+    monkeypatch.setattr(tasks.ClassifierTask, "validate", validate)
+    texts, labels = draw_texts(40)
+    config = small_config(patience=2).with_stage("classifier", epochs=9)
+    trainer = ULMFiTTrainer(config, size="tiny")
+    result = trainer.train_classifier(texts, labels, texts, labels)
+    assert [epoch["error"] for epoch in result.epochs] == [0.5, 0.2, 0.3, 0.4]
+    assert result.best["error"] == 0.2
+    assert weights_hash(trainer.classifier) == hashes[1]
