@@ -120,6 +120,18 @@ BAD_CALLS = {
     "seed: expected on meta beside weight, found on cpu": (
         lambda: functional.drop_connect(W.to("meta"), 0.5, SEED)
     ),
+    "output: expected shape [B, T, E], found [4, 3]": (
+        lambda: functional.concat_pool(W, SEED, SEED)
+    ),
+    "end: expected shape [2], found []": (
+        lambda: functional.concat_pool(W.reshape(2, 2, 3), SEED.repeat(2), SEED)
+    ),
+    "hidden, weight: expected shapes [N, E] and [V, E], found [4, 3] and [3, 4]": (
+        lambda: functional.linear_cross_entropy(W, W.t(), None, SEED.repeat(4))
+    ),
+    "targets: expected shape [4], found [1]": (
+        lambda: functional.linear_cross_entropy(W, W, None, SEED.repeat(1))
+    ),
     "x: expected shape [T, B, E]": lambda: functional.variational_dropout(W, 0.5, SEED),
 }
 

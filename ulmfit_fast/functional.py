@@ -138,8 +138,55 @@ def variational_dropout(x: Tensor, drop_p: float, seed: Tensor) -> Tensor:
     return x * drop_connect(torch.ones_like(x[0], requires_grad=False), drop_p, seed)
 
 
-concat_pool = reference.concat_pool
-linear_cross_entropy = reference.linear_cross_entropy
+def concat_pool(output: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Concatenate the last, the largest and the mean vector over each row's valid positions.
+
+    Args:
+        output: shape [B, T, E].
+        start: first valid position of each row; int64, shape [B].
+        end: one past the last valid position, start < end <= T; int64, shape [B].
+
+    Returns:
+        pooled: last, max, mean in this order; shape [B, 3E].
+
+    Raises:
+        ValueError: output is not [B, T, E], or start and end are not [B].
+    """
+    if output.dim() != 3:
+        raise ValueError(f"output: expected shape [B, T, E], found {list(output.shape)}")
+    for name, positions in (("start", start), ("end", end)):
+        if positions.shape != output.shape[:1]:
+            found = f"found {list(positions.shape)}"
+            raise ValueError(f"{name}: expected shape [{len(output)}], {found}")
+    return reference.concat_pool(output, start, end)
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, ignore_index: int = -100
+) -> Tensor:
+    """Return the mean cross-entropy of a linear layer's logits.
+
+    Equivalent to: F.cross_entropy(F.linear(hidden, weight, bias), targets)
+
+    Args:
+        hidden: shape [N, E].
+        weight: shape [V, E].
+        bias: shape [V] or None.
+        targets: class of each row, int64, shape [N].
+        ignore_index: rows with this target count for nothing.
+
+    Returns:
+        loss: scalar, float32 or wider; NaN when every target is ignored.
+
+    Raises:
+        ValueError: hidden, weight and targets do not fit.
+    """
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+        found = f"{list(hidden.shape)} and {list(weight.shape)}"
+        raise ValueError(f"hidden, weight: expected shapes [N, E] and [V, E], found {found}")
+    if targets.shape != hidden.shape[:1]:
+        raise ValueError(f"targets: expected shape [{len(hidden)}], found {list(targets.shape)}")
+    return reference.linear_cross_entropy(hidden, weight, bias, targets, ignore_index)
 
 
 def check_drop_p(drop_p: float) -> None:
