@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import SkippedRow, loaders, read_table
+from ulmfit_fast.text.table import load_table
 
 ROWS = [("01", "NA"), ("a,b", 'He said "no",\nthen left'), ("a,b", "naïve 文"), ("01", "null")]
 LABELS, TEXTS = [label for label, _ in ROWS], [text for _, text in ROWS]
@@ -134,6 +135,38 @@ def test_rows_are_lines_of_the_file_and_skipped_rows_are_listed(tmp_path: Path) 
         SkippedRow(7, "text", "empty text"),
         SkippedRow(9, "text", "NaN"),
     ]
+
+
+def test_a_header_taken_by_default_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("fine film,pos\nsome good words,pos\nother bad words,neg\n" * 2)
+    assert read_table(path).guessed_header == ("fine film", "pos")
+    assert read_table(path, header=True).guessed_header == ()
+    table = read_table(path, header=False)
+    assert (table.texts[0], table.labels[0], table.guessed_header) == ("fine film", "pos", ())
+    path.write_text("review,label\nsome good words,pos\n")
+    assert read_table(path).guessed_header == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        ("a.csv", "u,v\n1,2\n", None),
+        ("a.csv", "1,2\n3,4\n", ["0", "1"]),
+        ("a.txt", "one\ntwo\n", ["text"]),
+        ("a.label", "LOC:city Where ?\n", ["label", "fine_label", "text"]),
+        ("a.jsonl", '{"0": "a"}\n', None),
+    ],
+)
+def test_names_that_are_not_the_files_own_are_told(
+    tmp_path: Path, name: str, content: str, columns: list[str] | None
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    table = load_table(path)
+    assert table.has_names == (columns is None)
+    if columns:
+        assert list(table.columns) == columns
 
 
 def test_a_single_column_may_have_blank_lines(tmp_path: Path) -> None:

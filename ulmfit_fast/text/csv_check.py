@@ -11,7 +11,7 @@ import csv
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -98,7 +98,8 @@ def check_csv(file: TableFile, encoding: str | None, header: bool | None) -> Csv
                 n_chars[i] += len(field)
     if not starts:
         raise InputError(
-            f"{file.name}: line {first_line} is taken as the header and no row follows: add rows"
+            f"{file.name}: line {first_line} is taken as the header and no row follows: add rows, "
+            "or give --no-header if it is a row"
         )
     return CsvShape(encoding, delimiter, names, header, first_line - 1, starts, tuple(n_chars))
 
@@ -167,10 +168,15 @@ def _ragged(
     )
 
 
+def has_known_name(fields: Sequence[str]) -> bool:
+    """Tell whether one of the fields is a well-known name of a column, such as label or text."""
+    return any(field.strip().lower() in KNOWN_NAMES for field in fields)
+
+
 def _looks_like_header(fields: list[str]) -> bool:
-    names = [field.strip().lower() for field in fields]
-    if any(name in KNOWN_NAMES for name in names):
+    if has_known_name(fields):
         return True
+    names = [field.strip().lower() for field in fields]
     if len(set(names)) < len(names) or not all(names[1:]):
         return False
     return not any(
@@ -195,12 +201,12 @@ def _named(file: TableFile, line: int, fields: list[str]) -> tuple[str, ...]:
     for i, name in enumerate(names):
         if not name:
             raise InputError(
-                f"{file.name}: line {line}: column {i + 1} has an empty name: name it, or say that "
-                "there is no header"
+                f"{file.name}: line {line}: column {i + 1} has an empty name: name it, or give "
+                "--no-header if this is a row"
             )
         if name in names[:i]:
             raise InputError(
                 f"{file.name}: line {line}: columns {names.index(name) + 1} and {i + 1} are both "
-                f'named "{shown(name)}": rename one'
+                f'named "{shown(name)}": rename one, or give --no-header if this is a row'
             )
     return tuple(names)

@@ -7,6 +7,7 @@ errors do not say on which line they are.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,10 +58,7 @@ def _objects(file: TableFile, lines: Iterator[str]) -> Iterator[tuple[int, str, 
             continue
         if file.format == "json" and not _is_one_object(line):
             content = line + "".join(lines)
-            try:
-                items = json.loads(content)
-            except json.JSONDecodeError as error:
-                raise _not_json(file, number + error.lineno - 1, error) from error
+            items = _parse(file, number, content)
             if not isinstance(items, list):
                 raise InputError(
                     f"{file.name}: line {number}: is {_kind(items)}, not a list: write a list of "
@@ -69,24 +67,40 @@ def _objects(file: TableFile, lines: Iterator[str]) -> Iterator[tuple[int, str, 
             for item, value in enumerate(items, 1):
                 yield item, "item", value
             return
-        try:
-            yield number, "line", json.loads(line)
-        except json.JSONDecodeError as error:
-            raise _not_json(file, number, error) from error
+        yield number, "line", _parse(file, number, line)
 
 
 def _is_one_object(line: str) -> bool:
     """Tell a first line that is an object by itself, as in a jsonl file."""
     try:
         return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
 
 
-def _not_json(file: TableFile, line: int, error: json.JSONDecodeError) -> InputError:
-    return InputError(
-        f"{file.name}: line {line}: column {error.colno}: not JSON ({error.msg}): correct this line"
-    )
+def _parse(file: TableFile, line: int, content: str) -> Any:
+    """Parse JSON that begins on a line of the file.
+
+    Raises:
+        InputError: it is not JSON, or has a number or a depth that Python refuses.
+    """
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{file.name}: line {line + error.lineno - 1}: column {error.colno}: not JSON "
+            f"({error.msg}): correct this line"
+        ) from error
+    except RecursionError as error:
+        raise InputError(
+            f"{file.name}: line {line}: lists or objects inside each other, too many to read: "
+            'write {"text": ..., "label": ...}'
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{file.name}: line {line}: has a number of more than {sys.get_int_max_str_digits():,} "
+            "digits: put quotes around it, or leave it out"
+        ) from error
 
 
 def _kind(value: Any) -> str:

@@ -113,6 +113,31 @@ def reading(file: TableFile) -> Iterator[None]:
         raise InputError(f"{file.name}: no permission to read it: change its mode") from None
     except UnicodeDecodeError as error:
         raise _undecodable(file, error.encoding) from error
+    except UnicodeError as error:
+        raise InputError(
+            f"{file.name}: not of the encoding asked for ({shown(str(error), 60)}): leave --encoding out, or save "
+            "as UTF-8"
+        ) from error
+
+
+def known_encoding(encoding: str, where: str) -> str:
+    """Return Python's name of an encoding.
+
+    Args:
+        encoding: as the user wrote it.
+        where: the source, for messages.
+
+    Raises:
+        InputError: Python does not know it, or it is none of text, such as hex.
+    """
+    try:
+        name = codecs.lookup(encoding).name
+        "a".encode(name)
+    except (LookupError, ValueError):
+        raise InputError(
+            f'{where}: unknown encoding "{shown(encoding)}": use for example --encoding latin-1'
+        ) from None
+    return name
 
 
 def encoding_of(file: TableFile, encoding: str | None) -> str:
@@ -122,12 +147,7 @@ def encoding_of(file: TableFile, encoding: str | None) -> str:
         InputError: Python does not know the encoding asked for.
     """
     if encoding is not None:
-        try:
-            return codecs.lookup(encoding).name
-        except LookupError:
-            raise InputError(
-                f'{file.name}: unknown encoding "{encoding}": use for example --encoding latin-1'
-            ) from None
+        return known_encoding(encoding, file.name)
     with reading(file), file.open_bytes() as stream:
         start = stream.read(4)
     return next((name for bom, name in _BOMS if start.startswith(bom)), "utf-8")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .columns import Values, choose_columns
+from .csv_check import has_known_name
 from .lines import read_lines
 from .rules import mark_fields
 from .sources import find_file, shown
@@ -41,6 +42,8 @@ class TextTable:
         text_columns: the columns that were read.
         label_column: the column that was read, or None.
         source: file or name, for messages.
+        guessed_header: the first record of a csv file if it was taken as the header by default,
+            without a well-known name in it; else empty.
     """
 
     texts: list[str]
@@ -50,6 +53,60 @@ class TextTable:
     text_columns: tuple[str, ...]
     label_column: str | None
     source: str
+    guessed_header: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """The columns of a source, before texts and labels are chosen.
+
+    Attributes:
+        source: file or name, for messages.
+        columns: name to values; "0", "1", ... of a csv file without header.
+        rows: line or record number of each row, from 1.
+        has_names: whether the names are the source's own; those of a file of lines or of a csv file
+            without header are not.
+        header_is_guessed: whether the first record of a csv file was taken as its header without a
+            well-known name in it and without being told.
+    """
+
+    source: str
+    columns: Mapping[str, Values]
+    rows: Sequence[int]
+    has_names: bool = True
+    header_is_guessed: bool = False
+
+    def choose(
+        self,
+        *,
+        text_columns: Sequence[str] | None = None,
+        label_column: str | None = None,
+        labelled: bool | None = None,
+    ) -> TextTable:
+        """Choose the columns of text and label and drop the rows without text; see read_table."""
+        choice = choose_columns(
+            self.columns, self.source, text_columns=text_columns, label_column=label_column,
+            labelled=labelled,
+        )  # fmt: skip
+        fields = [self.columns[name] for name in choice.text]
+        no_labels: Values = [None] * len(self.rows)
+        labels = no_labels if choice.label is None else self.columns[choice.label]
+        texts, kept, rows, skipped = _without_empty(fields, labels, self.rows, choice.text)
+        if not texts:
+            raise InputError(
+                f"{self.source}: row {skipped[0].row if skipped else 1}: column "
+                f'"{shown(choice.text[0])}" has no text in any row: choose another with '
+                "--text-column"
+            )
+        if labelled and not any(label is not None for label in kept):
+            raise InputError(
+                f'{self.source}: column "{shown(str(choice.label))}" is empty in every row with '
+                "text: choose another with --label-column"
+            )
+        return TextTable(
+            texts, kept, rows, skipped, choice.text, choice.label, self.source,
+            tuple(self.columns) if self.header_is_guessed else (),
+        )  # fmt: skip
 
 
 def read_table(
@@ -75,38 +132,31 @@ def read_table(
     Raises:
         InputError: one line: what is wrong, in which file, row and column, and what to do.
     """
+    return load_table(source, encoding=encoding, header=header).choose(
+        text_columns=text_columns, label_column=label_column, labelled=labelled
+    )
+
+
+def load_table(
+    source: str | Path | Dataset, *, encoding: str | None = None, header: bool | None = None
+) -> RawTable:
+    """Read all columns of a source; arguments and errors as of read_table."""
     from .loaders import load_dataset_columns, load_file_columns, load_hub_columns
 
     if isinstance(source, str) and source.startswith("hf:"):
-        name = source
-        columns, rows = load_hub_columns(source)
-    elif isinstance(source, (str, Path)):
-        file = find_file(Path(source))
-        name = file.name
-        if file.format in ("txt", "label"):
-            columns, rows = read_lines(file, encoding)
-        else:
-            columns, rows = load_file_columns(file, encoding, header)
-    else:
+        return RawTable(source, *load_hub_columns(source))
+    if not isinstance(source, (str, Path)):
         name = "the data set"
-        columns, rows = load_dataset_columns(source, name)
-    choice = choose_columns(
-        columns, name, text_columns=text_columns, label_column=label_column, labelled=labelled
-    )
-    labels = columns[choice.label] if choice.label is not None else [None] * len(rows)
-    table = _without_empty([columns[c] for c in choice.text], labels, rows, choice.text)
-    texts, kept_labels, kept_rows, skipped = table
-    if not texts:
-        raise InputError(
-            f"{name}: row {skipped[0].row if skipped else 1}: column "
-            f'"{shown(choice.text[0])}" has no text in any row: choose another with --text-column'
-        )
-    if labelled and not any(label is not None for label in kept_labels):
-        raise InputError(
-            f'{name}: column "{shown(str(choice.label))}" is empty in every row with '
-            "text: choose another with --label-column"
-        )
-    return TextTable(texts, kept_labels, kept_rows, skipped, choice.text, choice.label, source=name)
+        return RawTable(name, *load_dataset_columns(source, name))
+    file = find_file(Path(source))
+    if file.format in ("txt", "label"):
+        return RawTable(file.name, *read_lines(file, encoding), has_names=False)
+    columns, rows = load_file_columns(file, encoding, header)
+    if file.format not in ("csv", "tsv"):
+        return RawTable(file.name, columns, rows)
+    has_names = list(columns) != [str(i) for i in range(len(columns))]
+    guessed = has_names and header is None and not has_known_name(list(columns))
+    return RawTable(file.name, columns, rows, has_names, guessed)
 
 
 def _without_empty(
