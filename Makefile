@@ -1,10 +1,10 @@
-# Every target sets up what it needs; nothing is expected but Python 3.10+ and, better, a C++ compiler.
+# Every target sets up what it needs; nothing is expected but Python 3.11+ and, better, a C++ compiler.
 #   make demo    train, evaluate and use a small classifier on this machine's own documentation
 #   make test    the CPU suite; peers of requirements/peers.txt take part where installed
 #   make lint    ruff, mypy, clang-format, CUDA sources through nvcc where there is one
 #   make bench   benchmarks of this machine to benchmarks/results, and the README's table
 #   make gpu     on a machine with a GPU, with $(PYTHON)'s own torch: build, GPU tests, benchmarks
-#   make clean   delete what was built, and .venv
+#   make clean   delete what was built, the demo's run, and .venv
 # QUICK=1 shortens bench and gpu; PYTEST_ARGS is handed to pytest.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -77,4 +77,4 @@ gpu:
 	$(PYTHON) benchmarks/run.py --device cuda $(BENCHMARK_FLAGS) --results "$${OUT:-benchmarks/results}"
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info ulmfit_fast/*.so demo-output .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info ulmfit_fast/*.so runs/demo .pytest_cache .hypothesis .mypy_cache .ruff_cache
