@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from ulmfit_fast import cli
 
 Row = tuple[str, str]  # text, label
 SHORT = ["--size", "tiny", "--lm-epochs", "1", "--epochs", "2", "--batch-size", "16"]
+SHORT_FROM_BASE = SHORT[2:]  # a base has its size
 WORDS = {"pos": "good great fine lovely superb", "neg": "bad awful poor dull weak"}
+# The default cache of every command run here, so that none is left in the user's.
+CACHE = tempfile.TemporaryDirectory(prefix="ulmfit-fast-test-")
 FILLING = ("the", "film", "was", "and", "a", "story", "told", "by", "an", "actor", "who", "plays")
 
 
@@ -28,7 +32,8 @@ def write_rows(path: Path, n: int, *, seed: int = 0, extra: Sequence[Row] = ()) 
 
 
 def run(*arguments: str | Path, stdin: str | bytes | None = None) -> Result:
-    result = CliRunner().invoke(cli.main, [str(a) for a in arguments], input=stdin)
+    runner = CliRunner(env={"XDG_CACHE_HOME": CACHE.name})
+    result = runner.invoke(cli.main, [str(a) for a in arguments], input=stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

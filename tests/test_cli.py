@@ -10,10 +10,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_runs import FILLING, SHORT, files_under, json_of, run, succeed, write_rows
+import torch
+from cli_runs import (
+    FILLING,
+    SHORT,
+    SHORT_FROM_BASE,
+    files_under,
+    json_of,
+    run,
+    succeed,
+    write_rows,
+)
 
 from ulmfit_fast import cli
-from ulmfit_fast.errors import TrainingError
+from ulmfit_fast.errors import InputError, TrainingError
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
 
@@ -143,17 +153,10 @@ def test_pretrained_model_is_the_base_of_the_next_run(folder: Path):
     assert "76 documents, and 4 held out" in said
     assert "next            ulmfit-fast train FILE --base runs/corpus" in said
     assert json_of(succeed("info", "runs/corpus", "--json"))["kind"] == "language model"
-    said = succeed("train", "train.csv", "--base", "runs/corpus", *SHORT).stdout
-    assert "as in runs/corpus/language_model" in said
+    said = succeed("train", "train.csv", "--base", "runs/corpus", *SHORT_FROM_BASE).stdout
+    assert "model     tiny (as in runs/corpus/language_model), word tokens" in said
+    assert "recipe    fastai (keeps what a pretrained model knows), seed 0" in said
     assert "stage 1   language model, fine-tuned on your texts" in said
-
-
-def test_test_file_without_the_header_of_the_training_file(folder: Path):
-    rows = list(csv.reader((folder / "test.csv").open()))[1:]
-    with (folder / "bare.csv").open("w", newline="") as file:
-        csv.writer(file).writerows((label, text) for text, label in rows)
-    said = succeed("train", "train.csv", "--test", "bare.csv", *SHORT).stdout
-    assert "test      20 rows of bare.csv" in said
 
 
 def test_leaks_and_repeats_are_reported(folder: Path):
@@ -221,7 +224,9 @@ def test_interrupt_keeps_the_language_model(folder: Path, monkeypatch: pytest.Mo
     again = run("train", "train.csv", *SHORT)
     assert again.exit_code == 2
     assert "train.unfinished: left by a run that was stopped" in again.stderr
-    succeed("train", "train.csv", "--out", "next", "--base", "runs/train.unfinished", *SHORT)
+    succeed(
+        "train", "train.csv", "--out", "next", "--base", "runs/train.unfinished", *SHORT_FROM_BASE
+    )
 
 
 def test_training_that_cannot_go_on_is_one_line_and_status_1(
@@ -234,3 +239,32 @@ def test_training_that_cannot_go_on_is_one_line_and_status_1(
     debugged = run("train", "train.csv", "--debug", *SHORT)
     assert "Traceback" in debugged.stderr
     assert debugged.exit_code == 1
+
+
+def test_a_full_gpu_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    interrupt_in(monkeypatch, "pretrain", torch.OutOfMemoryError("CUDA out of memory. Tried ..."))
+    before = files_under(folder)
+    result = run("train", "train.csv", *SHORT)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        "error: the memory of the GPU is full: train with a smaller --b"
+    )
+    assert result.stderr.count("\n") == 1
+    assert files_under(folder) == before
+    assert "Traceback" in run("train", "train.csv", "--debug", *SHORT).stderr
+
+
+def test_other_runtime_errors_are_not_hidden(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    interrupt_in(monkeypatch, "pretrain", RuntimeError("a defect"))
+    with pytest.raises(RuntimeError, match="a defect"):
+        run("train", "train.csv", *SHORT)
+
+
+def test_a_device_without_kernels_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(name: str | None) -> None:
+        raise InputError(f"no kernels for {name}: give device cpu")
+
+    monkeypatch.setattr("ulmfit_fast.commands.choices.choose_device", refuse)
+    result = run("train", "train.csv", "--device", "cuda", *SHORT)
+    assert result.exit_code == 2
+    assert result.stderr == "error: no kernels for cuda: give device cpu\n"

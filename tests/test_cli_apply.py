@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,34 @@ def test_predict_refuses_to_replace_a_file(folder: Path, trained: Path):
     assert (folder / "out.csv").read_text() == "precious"
     succeed("predict", trained, "test.csv", "--out", "out.csv", "--overwrite")
     assert (folder / "out.csv").read_text() != "precious"
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly(folder: Path, trained: Path):
+    (folder / "many.txt").write_text("a good film with a story\n" * 3_000)
+    code = "from ulmfit_fast.cli import main; main()"
+    command = [sys.executable, "-c", code, "predict", str(trained), "many.txt"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(b"row,label")
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert errors == b""
+    assert process.returncode == 141
+
+
+def test_no_header_keeps_the_first_row(folder: Path, trained: Path):
+    (folder / "bare.csv").write_text("good film,fine\nawful film,dull\n")
+    arguments = ["predict", trained, "bare.csv", "--text-column"]
+    guessed = succeed(*arguments, "good film")
+    assert "the first row ('good film', 'fine') is taken for column names" in guessed.stderr
+    assert "1 text" in guessed.stderr
+    told = succeed(*arguments, "0", "--no-header")
+    assert "column names" not in told.stderr
+    assert "2 texts" in told.stderr
+    (folder / "labelled.csv").write_text("good film,pos\nawful film,neg\n")
+    columns = ["--text-column", "0", "--label-column", "1", "--no-header", "--json"]
+    assert json_of(succeed("evaluate", trained, "labelled.csv", *columns))["n"] == 2
 
 
 def test_evaluate_for_people_and_programs(folder: Path, trained: Path):

@@ -58,6 +58,12 @@ BAD_FILES = {
     "unclosed quote": ("a.csv", (HEADER + GOOD + '"open,pos\n').encode(), ["a.csv", "22", "quote"]),
     "damaged xz": ("a.csv.xz", b"\xfd7zXZ\x00garbage", ["a.csv.xz"]),
     "broken json": ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": \n', ["a.jsonl", "2"]),
+    "number too long": (
+        "a.jsonl",
+        b'{"text": "x", "label": ' + b"1" * 5_000 + b"}\n",
+        ["a.jsonl", "line 1", "digits"],
+    ),
+    "too deep": ("a.json", b"[" * 200_000, ["a.json", "line 1", "inside each other"]),
     "unknown ending": ("a.docx", b"PK\x03\x04", ["a.docx", "csv"]),
     "one document": ("a.csv", (HEADER + "one text,a\none text,b\n").encode(), ["a.csv", "--valid"]),
 }  # fmt: skip
@@ -130,6 +136,14 @@ def test_missing_other_file(folder: Path, option: str):
         (["good.csv", "--out", "good.csv"], ["good.csv", "file has this name"]),
         (["good.csv", "--base", "nowhere"], ["nowhere", "no such model directory"]),
         (["good.csv", "--base", "x", "--general", "y"], ["--base", "--general"]),
+        (["good.csv", "--base", "x", "--size", "tiny"], ["--base", "--size", "leave --size out"]),
+        (["good.csv", "--base", "x", "--tokenizer", "word"], ["--base", "leave --tokenizer out"]),
+        (["unread.csv", "--batch-size", "1"], ["batch_size is 1", "at least 2"]),
+        (["unread.csv", "--device", "tpu"], ["tpu", "cpu"]),
+        (["good.csv", "--encoding", "hex"], ['unknown encoding "hex"', "latin-1"]),
+        (["good.csv", "--encoding", "rot13"], ['unknown encoding "rot13"', "latin-1"]),
+        (["good.csv", "--cache", "c", "--no-cache"], ["--cache and --no-cache"]),
+        (["good.csv", "--cache", "good.csv"], ["--cache good.csv: cannot be written"]),
         ([], ["FILE"]),
     ],
     ids=str,
@@ -205,7 +219,7 @@ def test_bad_model(folder: Path, finished: Path, case: str):
 def test_model_of_the_wrong_kind(folder: Path, finished: Path):
     message = refuse(folder, "predict", finished / "language_model", "good.csv")
     assert "a language model, not a classifier" in message
-    message = refuse(folder, "train", "good.csv", "--base", finished / "model", *SHORT)
+    message = refuse(folder, "train", "good.csv", "--base", finished / "model")
     assert "a classifier, not a language model" in message
 
 
@@ -216,6 +230,8 @@ def test_model_of_the_wrong_kind(folder: Path, finished: Path):
         ([], b"\n \n", "standard input: no text"),
         ([], b"fine\nbad \xff byte\n", "standard input, line 2: byte 9 (0xff) is not utf-8"),
         (["--encoding", "klingon"], b"x", "klingon"),
+        (["--encoding", "hex"], b"78", 'unknown encoding "hex"'),
+        (["--encoding", "idna"], b"xn--zzzzzzzzz99999999", "standard input: not idna"),
     ],
 )
 def test_bad_standard_input(
@@ -228,6 +244,17 @@ def test_evaluate_names_the_row_of_an_unknown_label(folder: Path, finished: Path
     (folder / "other.csv").write_text(HEADER + "good words,pos\nodd words,ps\n")
     message = refuse(folder, "evaluate", finished, "other.csv")
     assert "other.csv, row 3: the label 'ps' is not in the model" in message
+
+
+def test_half_a_character_cannot_be_written_as_csv(folder: Path, finished: Path):
+    (folder / "half.jsonl").write_text('{"text": "fine"}\n{"text": "half \\ud83d here"}\n')
+    message = refuse(folder, "predict", finished, "half.jsonl", "--out", "p.csv")
+    assert message == (
+        "error: --out p.csv: row 2 has half a character (\\ud83d) that a csv file cannot hold; "
+        "correct the text, or write JSON with --json\n"
+    )
+    assert run("predict", finished, "half.jsonl", "--out", "p.json", "--json").exit_code == 0
+    assert "half \\ud83d here" in run("predict", finished, "half.jsonl").stdout
 
 
 def test_folder_that_cannot_be_written(folder: Path, finished: Path):

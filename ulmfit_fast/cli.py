@@ -6,6 +6,8 @@ What the user can mend is one line on standard error and exit status 2: `error: 
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ulmfit_fast.commands.terminal import Terminal
 
 EXIT_INPUT, EXIT_TRAINING, EXIT_INTERRUPTED = 2, 1, 130
+EXIT_PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
 _DEBUG = "ulmfit_fast.debug"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -53,11 +56,23 @@ class _Group(click.Group):
             command = error.ctx.command_path if error.ctx else ctx.command_path
             message = f"{error.format_message()} (see {command} --help)"
             raise _OneLine(message) from error
+        except BrokenPipeError:
+            _let_go_of_standard_output()
+            ctx.exit(EXIT_PIPE_CLOSED)
         except (InputError, TrainingError, OSError) as error:
             if ctx.meta.get(_DEBUG):
                 traceback.print_exc()
             shown = _TrainingStopped if isinstance(error, TrainingError) else _OneLine
             raise shown(_message(error)) from error
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            if ctx.meta.get(_DEBUG):
+                traceback.print_exc()
+            raise _OneLine(
+                "the memory of the GPU is full: train with a smaller --batch-size or --size, end "
+                "what else runs on it, or give --device cpu"
+            ) from error
         except KeyboardInterrupt:
             if ctx.meta.get(_DEBUG):
                 traceback.print_exc()
@@ -71,6 +86,19 @@ def _message(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
     return str(error)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell a GPU whose memory is full; torch is not imported where it has not been yet."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def _let_go_of_standard_output() -> None:
+    """Send what is still in the buffer nowhere: its reader, such as head, has what it wants."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -110,19 +138,34 @@ text_column_option = click.option(
 label_column_option = click.option(
     "--label-column", metavar="NAME", help="Column of the label. Default: found."
 )
+header_option = click.option(
+    "--header/--no-header", default=None,
+    help="Whether csv and tsv files begin with column names. Default: found for each.",
+)  # fmt: skip
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace what stands at --out, once the new one is whole."
 )
-model_options = _options(
+reading_options = _options(text_column_option, header_option, encoding_option, device_option)
+run_options = _options(
     click.option("--size", type=click.Choice(["tiny", "small", "base"]),
-                 help="Default: base on a GPU, small on a CPU."),
-    click.option("--tokenizer", type=click.Choice(["word", "subword"]), default="word",
-                 show_default=True),
-    click.option("--preset", type=click.Choice(["paper", "fastai"]), default="fastai",
-                 show_default=True, help="Recipe of schedules and rates."),
+                 help="Default: base on a GPU; on a CPU tiny below 200,000 words, else small."),
+    click.option("--tokenizer", type=click.Choice(["word", "subword"]), help="Default: word."),
+    click.option("--preset", type=click.Choice(["paper", "fastai"]),
+                 help="Recipe of schedules and rates. Default: fastai; to train without --base, "
+                      "paper with 10 epochs of the language model and 15 of the classifier."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
     click.option("--batch-size", type=click.IntRange(min=1),
                  help="Rows of a batch. Default: by the amount of text."),
+    reading_options,
+    click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
+                 help="Keeps numericalized texts for the next run; may be deleted at any time. "
+                      "Default: ulmfit_fast in $XDG_CACHE_HOME or ~/.cache."),
+    click.option("--no-cache", is_flag=True, help="Keep no numericalized texts."),
+    click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+                 help="Default: runs/<name of FILE>."),
+    overwrite_option,
+    json_option,
+    debug_option,
 )  # fmt: skip
 
 
@@ -137,7 +180,6 @@ def main() -> None:
 
 @main.command()
 @click.argument("file")
-@text_column_option
 @label_column_option
 @click.option("--valid", metavar="FILE", help="Validation rows. Default: 10 % of FILE.")
 @click.option("--test", metavar="FILE", help="Rows for one test at the end.")
@@ -154,18 +196,10 @@ def main() -> None:
     metavar="FILE",
     help="More texts like yours for the language model; may be repeated.",
 )
-@model_options
 @click.option("--general-epochs", type=click.IntRange(min=1), help="On the general text.")
 @click.option("--lm-epochs", type=click.IntRange(min=1), help="Of the language model.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the classifier.")
-@encoding_option
-@device_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/<name of FILE>."
-)
-@overwrite_option
-@json_option
-@debug_option
+@run_options
 def train(**values: Any) -> None:
     """Train a classifier from FILE, a table of texts and labels.
 
@@ -181,17 +215,8 @@ def train(**values: Any) -> None:
 
 @main.command()
 @click.argument("file")
-@text_column_option
-@model_options
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the text.")
-@encoding_option
-@device_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/<name of FILE>."
-)
-@overwrite_option
-@json_option
-@debug_option
+@run_options
 def pretrain(**values: Any) -> None:
     """Train a language model from scratch on FILE, text of any kind.
 
@@ -208,9 +233,7 @@ def pretrain(**values: Any) -> None:
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("source", metavar="FILE|-")
-@text_column_option
-@encoding_option
-@device_option
+@reading_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -235,10 +258,8 @@ def predict(**values: Any) -> None:
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("source", metavar="FILE")
-@text_column_option
 @label_column_option
-@encoding_option
-@device_option
+@reading_options
 @json_option
 @debug_option
 def evaluate(**values: Any) -> None:
@@ -299,7 +320,10 @@ def _files(values: dict[str, Any]) -> Files:
     """Take the options that name files and columns."""
     from ulmfit_fast.commands.data import Files
 
-    names = ("valid", "test", "unlabelled", "general", "text_columns", "label_column", "encoding")
+    names = (
+        "valid", "test", "unlabelled", "general", "text_columns", "label_column", "encoding",
+        "header",
+    )  # fmt: skip
     return Files(
         train=values.pop("file"), **{name: values.pop(name) for name in names if name in values}
     )

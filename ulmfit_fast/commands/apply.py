@@ -6,18 +6,20 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from ulmfit_fast.commands.data import Part, check_labels
+from ulmfit_fast.commands.data import header_remark
+from ulmfit_fast.commands.parts import check_labels, labelled_part
 from ulmfit_fast.commands.report import evaluation_values, format_error
 from ulmfit_fast.commands.run_folder import find_model
 from ulmfit_fast.commands.terminal import Terminal, count, printable
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text import read_table
+from ulmfit_fast.text import TextTable, read_table
+from ulmfit_fast.text.sources import known_encoding
 from ulmfit_fast.training.evaluation import Evaluation, Prediction
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -32,6 +34,7 @@ class ApplyOptions:
         text_columns: columns of the text; empty finds them.
         label_column: column of the label; None finds it.
         encoding: None detects UTF-8 and UTF-16.
+        header: whether a csv file begins with column names; None decides.
         device: None takes a GPU where torch sees one.
         out: file for the predictions; None is standard output.
         overwrite: whether a file may stand there.
@@ -42,6 +45,7 @@ class ApplyOptions:
     text_columns: tuple[str, ...] = ()
     label_column: str | None = None
     encoding: str | None = None
+    header: bool | None = None
     device: str | None = None
     out: Path | None = None
     overwrite: bool = False
@@ -59,14 +63,17 @@ def predict(options: ApplyOptions, terminal: Terminal) -> None:
     if out is not None and out.exists() and not options.overwrite:
         raise InputError(f"--out {out}: this file exists; give another one, or add --overwrite")
     trainer = load_classifier(options.model, options.device)
-    rows, texts, n_skipped = _read_texts(options)
+    rows, texts, n_skipped = _read_texts(options, terminal)
+    if out is not None and not terminal.as_json:
+        _check_writable(out, [("a class", name) for name in trainer.labels])
+        _check_writable(out, ((f"row {row}", text) for row, text in zip(rows, texts, strict=True)))
     predictions = trainer.predict(texts)
     with _open_output(out) as stream:
         if terminal.as_json:
             _write_json_lines(stream, rows, texts, predictions)
         else:
-            shown = texts if out else [printable(text) for text in texts]
-            _write_csv(stream, trainer.labels, zip(rows, shown, predictions, strict=True))
+            as_shown = str if out else printable
+            _write_csv(stream, trainer.labels, zip(rows, texts, predictions, strict=True), as_shown)
     skipped = f"; {count(n_skipped, 'row')} without text skipped" if n_skipped else ""
     terminal.note(f"{count(len(texts), 'text')}{f' -> {out}' if out else ''}{skipped}")
 
@@ -78,13 +85,8 @@ def evaluate(options: ApplyOptions, terminal: Terminal) -> None:
         InputError: the model or the file cannot be used, or a label is unknown to the model.
     """
     trainer = load_classifier(options.model, options.device)
-    table = read_table(
-        options.source, text_columns=options.text_columns or None,
-        label_column=options.label_column, encoding=options.encoding, labelled=True,
-    )  # fmt: skip
-    labelled = [i for i, label in enumerate(table.labels) if label is not None]
-    labels = [label or "" for label in table.labels]
-    part = Part(table.texts, labels, table.rows, table.source).take(labelled)
+    table = _read(options, terminal, labelled=True)
+    part = labelled_part(table)
     n_skipped = len(table.skipped) + len(table.texts) - len(part)
     check_labels(part, set(trainer.labels), f"the model {options.model}")
     result = trainer.evaluate(part.texts, part.labels)
@@ -130,7 +132,19 @@ def load_classifier(path: Path, device: str | None) -> ULMFiTTrainer:
     return trainer
 
 
-def _read_texts(options: ApplyOptions) -> tuple[list[int], list[str], int]:
+def _read(options: ApplyOptions, terminal: Terminal, *, labelled: bool) -> TextTable:
+    """Read the file, and say so where its first row was taken for column names by default."""
+    table = read_table(
+        options.source, text_columns=options.text_columns or None,
+        label_column=options.label_column, encoding=options.encoding, header=options.header,
+        labelled=labelled,
+    )  # fmt: skip
+    for remark in header_remark(table):
+        terminal.note(remark)
+    return table
+
+
+def _read_texts(options: ApplyOptions, terminal: Terminal) -> tuple[list[int], list[str], int]:
     """Return row numbers, texts and how many rows were skipped."""
     if options.source == "-":
         lines = _read_lines(sys.stdin.buffer.read(), options.encoding or "utf-8-sig")
@@ -138,15 +152,13 @@ def _read_texts(options: ApplyOptions) -> tuple[list[int], list[str], int]:
         if not texts:
             raise InputError("standard input: no text; write one text a line")
         return [row for row, _ in texts], [text for _, text in texts], len(lines) - len(texts)
-    table = read_table(
-        options.source, text_columns=options.text_columns or None, encoding=options.encoding,
-        labelled=False,
-    )  # fmt: skip
+    table = _read(options, terminal, labelled=False)
     return table.rows, table.texts, len(table.skipped)
 
 
 def _read_lines(data: bytes, encoding: str) -> list[str]:
     """Decode lines that end with a line feed, with or without a carriage return."""
+    encoding = known_encoding(encoding, "standard input")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -155,9 +167,9 @@ def _read_lines(data: bytes, encoding: str) -> list[str]:
             f"standard input, line {row}: byte {error.start} (0x{data[error.start]:02x}) is not "
             f"{encoding.removesuffix('-sig')}; name the encoding, such as --encoding latin-1"
         ) from error
-    except LookupError as error:
+    except UnicodeError as error:
         raise InputError(
-            f"--encoding {encoding}: no such encoding; try utf-8 or latin-1"
+            f"standard input: not {encoding}; name the encoding, such as --encoding latin-1"
         ) from error
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
@@ -167,6 +179,7 @@ def _open_output(out: Path | None) -> Iterator[IO[str]]:
     """Open standard output, or a file that gets its name once it is whole."""
     if out is None:
         yield sys.stdout
+        sys.stdout.flush()
         return
     part = out.with_name(f".{out.name}.part")
     try:
@@ -177,15 +190,33 @@ def _open_output(out: Path | None) -> Iterator[IO[str]]:
         part.unlink(missing_ok=True)
 
 
+def _check_writable(out: Path, texts: Iterable[tuple[str, str]]) -> None:
+    """Raise InputError for the first (where, text) that JSON can hold and UTF-8 cannot."""
+    for where, text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"--out {out}: {where} has half a character "
+                f"(\\u{ord(text[error.start]):04x}) that a csv file cannot hold; correct the text, "
+                "or write JSON with --json"
+            ) from error
+
+
 def _write_csv(
-    stream: IO[str], labels: list[str], rows: Iterable[tuple[int, str, Prediction]]
+    stream: IO[str],
+    labels: Sequence[str],
+    rows: Iterable[tuple[int, str, Prediction]],
+    as_shown: Callable[[str], str],
 ) -> None:
+    """Write one row a text; as_shown turns what the data says into what may be written."""
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["row", "label", "probability", *(f"p({name})" for name in labels), "text"])
+    names = [f"p({as_shown(name)})" for name in labels]
+    writer.writerow(["row", "label", "probability", *names, "text"])
     for row, text, prediction in rows:
         values = [f"{prediction.probabilities[name]:.6f}" for name in labels]
         best = f"{prediction.probabilities[prediction.label]:.6f}"
-        writer.writerow([row, prediction.label, best, *values, text])
+        writer.writerow([row, as_shown(prediction.label), best, *values, as_shown(text)])
 
 
 def _write_json_lines(

@@ -58,11 +58,7 @@ def say_model(path: Path, terminal: Terminal) -> None:
     Raises:
         InputError: no model there, or one that is damaged or of another version.
     """
-    folder = path
-    for kind in ("model", "language_model"):
-        folder = find_model(path, kind)
-        if folder != path:
-            break
+    folder = find_model(path, "model", "language_model")
     trainer = ULMFiTTrainer.load(folder, device="cpu")
     models = (trainer.classifier, trainer.language_model)
     model = next(model for model in models if model is not None)

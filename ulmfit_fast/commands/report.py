@@ -48,7 +48,9 @@ class Run:
         stages: language-model stages, in order.
         base: folder of the language model it starts from.
         data: of the classifier; None trains none.
+        cache: folder for numericalized texts; None keeps none.
         skipped: rows that were left out, with their source.
+        remarks: how files were read where that is not as the user may think.
         results: of each stage done.
         valid: the classifier on the validation part.
         test: the classifier on the test file.
@@ -60,7 +62,9 @@ class Run:
     stages: list[LanguageModelStage]
     base: Path | None
     data: TrainingData | None
-    skipped: list[tuple[str, SkippedRow]]
+    cache: Path | None = None
+    skipped: list[tuple[str, SkippedRow]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     results: list[StageResult] = field(default_factory=list)
     valid: Evaluation | None = None
     test: Evaluation | None = None
@@ -74,18 +78,21 @@ def say_plan(run: Run, out: Path, terminal: Terminal) -> None:
     else:
         terminal.say(f"data      {run.source}: {len(run.stages[0].texts):,} documents, and "
                      f"{len(run.stages[0].valid_texts):,} held out to measure on")  # fmt: skip
+    for remark in run.remarks:
+        terminal.say(f"read      {remark}")
     if run.skipped:
         terminal.say(f"skipped   {count(len(run.skipped), 'row')}, listed in {out / 'skipped.csv'}")
         for source, row in run.skipped[:N_SKIPPED_SHOWN]:
             where = f"{source}, row {row.row}, column {row.column!r}"
             terminal.say(f"          {where}: {shorten(row.reason)}")
     choices, config = run.choices, run.choices.config
-    kind = f"{choices.size} ({choices.why_size}), {choices.tokenizer} tokens"
-    terminal.say(f"model     {f'as in {run.base}' if run.base else kind}")
+    terminal.say(f"model     {choices.size} ({choices.why_size}), {choices.tokenizer} tokens")
     terminal.say(f"device    {choices.device} ({choices.why_device})")
-    terminal.say(f"recipe    {config.recipe}, seed {config.seed}")
+    terminal.say(f"recipe    {config.recipe} ({choices.why_recipe}), seed {config.seed}")
     for number, (title, line) in enumerate(_stage_lines(run), start=1):
         terminal.say(f"stage {number}   {title}: {line}")
+    cache = f"{run.cache} (numericalized texts; not with --no-cache)" if run.cache else "none"
+    terminal.say(f"cache     {cache}")
     terminal.say(f"output    {out}")
 
 
@@ -165,11 +172,13 @@ def summarize(run: Run, out: Path) -> dict[str, Any]:
         "source": run.source,
         "base": str(run.base) if run.base else None,
         "size": run.choices.size,
+        "tokenizer": run.choices.tokenizer,
         "device": run.choices.device,
         "config": run.choices.config.to_dict(),
         "seconds": round(run.seconds, 3),
         "stages": [asdict(result) for result in run.results],
         "n_skipped": len(run.skipped),
+        "remarks": run.remarks,
         "versions": {
             "ulmfit_fast": __version__,
             "torch": torch.__version__,

@@ -84,12 +84,13 @@ def default_out(source: str) -> Path:
     return Path("runs") / (name or "run")
 
 
-def find_model(path: Path, kind: str) -> Path:
+def find_model(path: Path, *kinds: str) -> Path:
     """Return the model's folder, given it or the run's folder around it.
 
     Args:
         path: what the user named.
-        kind: "model" (a classifier) or "language_model".
+        kinds: "model" (a classifier) or "language_model", the one to be preferred first.
     """
-    inner = path / kind
-    return inner if inner.is_dir() and not (path / "config.json").exists() else path
+    if (path / "config.json").exists():
+        return path
+    return next((path / kind for kind in kinds if (path / kind).is_dir()), path)

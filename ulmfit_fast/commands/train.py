@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ulmfit_fast.commands.choices import Settings, choose, count_words
-from ulmfit_fast.commands.data import Files, TrainingData, read_training_data
+from ulmfit_fast.commands.cache import cache_folder
+from ulmfit_fast.commands.choices import Base, Settings, check_settings, choose, count_words
+from ulmfit_fast.commands.data import Files, TrainingData, header_remark, read_training_data
 from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, say_results, summarize
 from ulmfit_fast.commands.run_folder import RunFolder, default_out, find_model
 from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text import SkippedRow, read_table
+from ulmfit_fast.text import SkippedRow, TextTable, read_table
 from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog, Observer
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -35,6 +36,8 @@ class TrainOptions:
         base: folder of a language model to start from.
         out: folder of the run; None is runs/<name of the file>.
         overwrite: whether to replace a finished run.
+        cache: folder for numericalized texts; None is the user's cache folder.
+        no_cache: whether to keep none.
     """
 
     files: Files
@@ -42,6 +45,8 @@ class TrainOptions:
     base: Path | None = None
     out: Path | None = None
     overwrite: bool = False
+    cache: Path | None = None
+    no_cache: bool = False
 
 
 def train(options: TrainOptions, terminal: Terminal) -> None:
@@ -57,10 +62,17 @@ def train(options: TrainOptions, terminal: Terminal) -> None:
             "--base and --general exclude each other: give a pretrained model, or the text to "
             "pretrain one on"
         )
+    check_settings(options.settings)
+    if options.base and (options.settings.size or options.settings.tokenizer):
+        given = "--size" if options.settings.size else "--tokenizer"
+        raise InputError(
+            f"--base and {given} exclude each other: the model at {options.base} has its size and "
+            f"its tokenizer; leave {given} out"
+        )
     base = check_base(options.base) if options.base else None
     data = read_training_data(options.files, options.settings.seed)
     stages = _language_model_stages(data, base, options.settings.seed)
-    run = _choose(options, stages, base=base, data=data, skipped=data.skipped)
+    run = _choose(options, stages, base=base, data=data)
     _execute(run, folder, terminal)
 
 
@@ -75,12 +87,11 @@ def pretrain(options: TrainOptions, terminal: Terminal) -> None:
     files = options.files
     table = read_table(
         files.train, text_columns=files.text_columns or None, encoding=files.encoding,
-        labelled=False,
+        header=files.header, labelled=False,
     )  # fmt: skip
     texts, valid_texts = split_texts(table.texts, table.source, options.settings.seed)
     stages = [LanguageModelStage("pretrain", texts, valid_texts)]
-    skipped = [(table.source, row) for row in table.skipped]
-    _execute(_choose(options, stages, skipped=skipped), folder, terminal)
+    _execute(_choose(options, stages, table=table), folder, terminal)
 
 
 def _run_folder(options: TrainOptions) -> RunFolder:
@@ -88,19 +99,20 @@ def _run_folder(options: TrainOptions) -> RunFolder:
     return RunFolder(out, overwrite=options.overwrite)
 
 
-def check_base(path: Path) -> Path:
-    """Return the folder of a language model, read once to refuse it before any work is done.
+def check_base(path: Path) -> Base:
+    """Read a language model once, to refuse it before any work is done.
 
     Raises:
         InputError: no language model is there, or it is damaged.
     """
     folder = find_model(path, "language_model")
-    if ULMFiTTrainer.load(folder, device="cpu").language_model is None:
+    trainer = ULMFiTTrainer.load(folder, device="cpu")
+    if trainer.language_model is None:
         raise InputError(
             f"--base {folder}: a classifier, not a language model; give the language_model folder "
             "of a run of pretrain or train"
         )
-    return folder
+    return Base(folder, trainer.size, trainer.tokenizer_kind)
 
 
 def split_texts(texts: Sequence[str], source: str, seed: int) -> tuple[list[str], list[str]]:
@@ -121,7 +133,7 @@ def split_texts(texts: Sequence[str], source: str, seed: int) -> tuple[list[str]
 
 
 def _language_model_stages(
-    data: TrainingData, base: Path | None, seed: int
+    data: TrainingData, base: Base | None, seed: int
 ) -> list[LanguageModelStage]:
     """Return the stages before the classifier: general text, then the target's."""
     target = [*data.train.texts, *data.unlabelled]
@@ -138,15 +150,23 @@ def _choose(
     options: TrainOptions,
     stages: list[LanguageModelStage],
     *,
-    base: Path | None = None,
+    base: Base | None = None,
     data: TrainingData | None = None,
-    skipped: list[tuple[str, SkippedRow]],
+    table: TextTable | None = None,
 ) -> Run:
+    """Decide what was left open, from the data of a classifier or the table of a language model."""
     n_words = {stage.name: count_words(stage.texts) for stage in stages}
     n_rows = len(data.train) if data else 0
-    choices = choose(options.settings, n_words, n_rows, stages[-1].name)
-    source = options.files.train
-    return Run(source, choices, stages, base=base, data=data, skipped=skipped)
+    choices = choose(options.settings, n_words, n_rows, stages[-1].name, base)
+    cache = cache_folder(options.cache, is_wanted=not options.no_cache)
+    run = Run(options.files.train, choices, stages, base=base.folder if base else None, data=data)
+    run.cache = cache
+    if data is not None:
+        run.skipped, run.remarks = data.skipped, data.remarks
+    if table is not None:
+        run.skipped = [(table.source, row) for row in table.skipped]
+        run.remarks = header_remark(table)
+    return run
 
 
 def _execute(run: Run, folder: RunFolder, terminal: Terminal) -> None:
@@ -173,11 +193,12 @@ def _make_trainer(run: Run, observers: Sequence[Observer]) -> ULMFiTTrainer:
     choices = run.choices
     if run.base is not None:
         return ULMFiTTrainer.load(
-            run.base, config=choices.config, device=choices.device, observers=observers
-        )
+            run.base, config=choices.config, device=choices.device, observers=observers,
+            cache_dir=run.cache,
+        )  # fmt: skip
     return ULMFiTTrainer(
         choices.config, size=choices.size, tokenizer_kind=choices.tokenizer,
-        device=choices.device, observers=observers,
+        device=choices.device, observers=observers, cache_dir=run.cache,
     )  # fmt: skip
 
 
@@ -212,7 +233,7 @@ def _write_skipped(path: Path, skipped: Sequence[tuple[str, SkippedRow]]) -> Non
     """List the rows that were left out, if there are any."""
     if not skipped:
         return
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("file", "row", "column", "reason"))
         writer.writerows((source, row.row, row.column, row.reason) for source, row in skipped)

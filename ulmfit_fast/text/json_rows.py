@@ -67,7 +67,7 @@ def _objects(file: TableFile, lines: Iterator[str]) -> Iterator[tuple[int, str, 
             for item, value in enumerate(items, 1):
                 yield item, "item", value
             return
-        yield number, "line", _parse(file, number, line)
+        yield number, "line", _parse(file, number, line.rstrip("\n"))
 
 
 def _is_one_object(line: str) -> bool:

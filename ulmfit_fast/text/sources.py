@@ -115,8 +115,8 @@ def reading(file: TableFile) -> Iterator[None]:
         raise _undecodable(file, error.encoding) from error
     except UnicodeError as error:
         raise InputError(
-            f"{file.name}: not of the encoding asked for ({shown(str(error), 60)}): leave --encoding out, or save "
-            "as UTF-8"
+            f"{file.name}: not of the encoding asked for ({shown(str(error), 60)}): leave "
+            "--encoding out, or save as UTF-8"
         ) from error
 
 

@@ -1,0 +1,141 @@
+"""What a run does where the user left it open: recipe, size, cache."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from cli_runs import SHORT, json_of, run, succeed, write_rows
+
+from ulmfit_fast.commands.cache import cache_folder
+from ulmfit_fast.commands.choices import Base, Settings, choose
+from ulmfit_fast.errors import InputError
+
+BASE = Base(Path("general"), "base", "subword")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty working directory with train.csv."""
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "train.csv", 60)
+    return tmp_path
+
+
+# --- recipe and size
+
+
+@pytest.mark.parametrize(
+    ("settings", "base", "n_rows", "recipe", "epochs"),
+    [
+        (Settings(), None, 500, "paper", (10, 15)),
+        (Settings(lm_epochs=2, epochs=3), None, 500, "paper", (2, 3)),
+        (Settings(preset="paper"), None, 500, "paper", (15, 50)),
+        (Settings(preset="fastai"), None, 500, "fastai", (10, 5)),
+        (Settings(), BASE, 500, "fastai", (10, 5)),
+        (Settings(), None, 0, "fastai", (10, 5)),
+    ],
+)
+def test_recipe(
+    settings: Settings, base: Base | None, n_rows: int, recipe: str, epochs: tuple[int, int]
+):
+    choices = choose(settings, {"pretrain": 5_000}, n_rows, "pretrain", base)
+    config = choices.config
+    assert config.recipe == recipe
+    assert (config.pretrain.epochs, config.classifier.epochs) == epochs
+    assert choices.why_recipe
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "n_words", "expected", "why"),
+    [
+        (None, "cpu", 199_999, "tiny", "for the 199,999 words there are: fewer than 200,000"),
+        (None, "cpu", 200_000, "small", "for 200,000 words on cpu"),
+        (None, "cuda", 10, "base", "for training on cuda"),
+        ("base", "cpu", 10, "base", "--size"),
+    ],
+)
+def test_size(
+    monkeypatch: pytest.MonkeyPatch,
+    size: str | None,
+    device: str,
+    n_words: int,
+    expected: str,
+    why: str,
+):
+    monkeypatch.setattr("ulmfit_fast.commands.choices.choose_device", lambda _: device)
+    choices = choose(Settings(size=size), {"pretrain": n_words}, 10, "pretrain")
+    assert (choices.size, choices.why_size) == (expected, why)
+
+
+def test_a_base_has_its_size_and_tokenizer():
+    choices = choose(Settings(), {"language_model": 10}, 10, "language_model", BASE)
+    assert (choices.size, choices.tokenizer) == ("base", "subword")
+    assert choices.why_size == "as in general"
+
+
+def test_a_run_records_the_size_and_tokenizer_of_its_base(folder: Path):
+    (folder / "corpus.txt").write_text("".join(f"the film was told {i}\n" for i in range(40)))
+    arguments = ["--size", "tiny", "--tokenizer", "subword", "--epochs", "1"]
+    succeed("pretrain", "corpus.txt", *arguments)
+    shorter = ["--lm-epochs", "1", "--epochs", "1", "--json"]
+    summary = json_of(succeed("train", "train.csv", "--base", "runs/corpus", *shorter))
+    assert (summary["size"], summary["tokenizer"]) == ("tiny", "subword")
+    assert summary["size"] == json.loads(Path("runs/train/model/config.json").read_text())["size"]
+
+
+# --- cache
+
+
+def stamps(cache: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in cache.rglob("*.bin")}
+
+
+def test_a_second_run_takes_its_texts_from_the_cache(folder: Path):
+    cache = folder / "kept"
+
+    def loss(out: str, *more: str) -> float:
+        arguments = ["--out", out, "--cache", cache, "--json", *SHORT, *more]
+        return json_of(succeed("train", "train.csv", *arguments))["valid"]["loss"]
+
+    first, written = loss("a"), stamps(cache)
+    assert written
+    assert loss("b") == first
+    assert stamps(cache) == written
+    damaged = Path(next(iter(written)))
+    damaged.write_bytes(damaged.read_bytes()[:-4])
+    assert loss("c") == first
+    again = stamps(cache)
+    assert {path for path in written if again[path] != written[path]} == {str(damaged)}
+    write_rows(folder / "train.csv", 60, seed=9)
+    loss("d")
+    assert len(stamps(cache)) == 2 * len(written)
+
+
+def test_the_plan_names_the_cache(folder: Path):
+    said = succeed("train", "train.csv", "--cache", "kept", *SHORT).stdout
+    assert "cache     kept (numericalized texts; not with --no-cache)" in said
+    said = succeed("pretrain", "train.csv", "--no-cache", "--size", "tiny", "--epochs", "1",
+                   "--out", "lm").stdout  # fmt: skip
+    assert "cache     none" in said
+    assert "--cache DIR" in run("pretrain", "--help").stdout
+
+
+def test_default_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder(None) == tmp_path / "home" / ".cache" / "ulmfit_fast"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folder(None) == tmp_path / "home" / ".cache" / "ulmfit_fast"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cache_folder(None) == tmp_path / "cache" / "ulmfit_fast"
+    assert cache_folder(None, is_wanted=False) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder(None) is None
+    with pytest.raises(InputError, match="cannot be written; give another folder"):
+        cache_folder(tmp_path)
