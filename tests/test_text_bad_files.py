@@ -85,6 +85,9 @@ BAD_FILES: dict[str, tuple[str, str | bytes, Options, str, str]] = {
     "no-text": ("t.csv", "u,v\n1,2\n3,4\n", {}, "is none of [u, v]", "--text-column"),
     "no-label": ("t.csv", "id,text\n1,a b c\n2,d e f\n", {"labelled": True},
                  "no label column found among [id, text]", "--label-column"),
+    "no-label-below-a-guessed-header": (
+        "t.csv", "good film,pos\nmany good words,pos\n", {"labelled": True},
+        "no label column found among [good film, pos]", "--no-header"),
     "txt-has-no-label": ("t.txt", "one\ntwo\n", {"labelled": True},
                          "no label column found among [text]", "--label-column"),
     "empty-labels": ("t.csv", "label,text\n,a\n,b\n", {"labelled": True},

@@ -84,10 +84,17 @@ class RawTable:
         labelled: bool | None = None,
     ) -> TextTable:
         """Choose the columns of text and label and drop the rows without text; see read_table."""
-        choice = choose_columns(
-            self.columns, self.source, text_columns=text_columns, label_column=label_column,
-            labelled=labelled,
-        )  # fmt: skip
+        try:
+            choice = choose_columns(
+                self.columns, self.source, text_columns=text_columns, label_column=label_column,
+                labelled=labelled,
+            )  # fmt: skip
+        except InputError as error:
+            if not self.header_is_guessed:
+                raise
+            raise InputError(
+                f"{error}; the first row is taken for column names: --no-header if it is a text"
+            ) from error
         fields = [self.columns[name] for name in choice.text]
         no_labels: Values = [None] * len(self.rows)
         labels = no_labels if choice.label is None else self.columns[choice.label]
