@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import SkippedRow, loaders, read_table
-from ulmfit_fast.text.table import load_table
 
 ROWS = [("01", "NA"), ("a,b", 'He said "no",\nthen left'), ("a,b", "naïve 文"), ("01", "null")]
 LABELS, TEXTS = [label for label, _ in ROWS], [text for _, text in ROWS]
@@ -137,38 +136,6 @@ def test_rows_are_lines_of_the_file_and_skipped_rows_are_listed(tmp_path: Path) 
     ]
 
 
-def test_a_header_taken_by_default_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    path.write_text("fine film,pos\nsome good words,pos\nother bad words,neg\n" * 2)
-    assert read_table(path).guessed_header == ("fine film", "pos")
-    assert read_table(path, header=True).guessed_header == ()
-    table = read_table(path, header=False)
-    assert (table.texts[0], table.labels[0], table.guessed_header) == ("fine film", "pos", ())
-    path.write_text("review,label\nsome good words,pos\n")
-    assert read_table(path).guessed_header == ()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "columns"),
-    [
-        ("a.csv", "u,v\n1,2\n", None),
-        ("a.csv", "1,2\n3,4\n", ["0", "1"]),
-        ("a.txt", "one\ntwo\n", ["text"]),
-        ("a.label", "LOC:city Where ?\n", ["label", "fine_label", "text"]),
-        ("a.jsonl", '{"0": "a"}\n', None),
-    ],
-)
-def test_names_that_are_not_the_files_own_are_told(
-    tmp_path: Path, name: str, content: str, columns: list[str] | None
-) -> None:
-    path = tmp_path / name
-    path.write_text(content)
-    table = load_table(path)
-    assert table.has_names == (columns is None)
-    if columns:
-        assert list(table.columns) == columns
-
-
 def test_a_single_column_may_have_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text('\ntext\nhello there\n\n""\n   \n"a, b"\n')
@@ -238,15 +205,6 @@ def test_columns_can_be_named_and_labels_ignored(tmp_path: Path) -> None:
     table = read_table(path, labelled=False)
     assert (table.texts, table.labels, table.label_column) == (["b"], [None], None)
     assert read_table(path, labelled=False, label_column="gone").labels == [None]
-
-
-def test_the_header_can_be_forced(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    path.write_text("label,text\na,b\n")
-    table = read_table(path, header=False, text_columns=["1"], label_column="0")
-    assert table.texts == ["text", "b"]
-    path.write_text("1,2\na,b\n")
-    assert read_table(path, header=True, text_columns=["2"], label_column="1").texts == ["b"]
 
 
 def test_lines_of_every_kind_are_read(tmp_path: Path) -> None:
