@@ -1,9 +1,12 @@
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from ulmfit_fast import demo_corpus
+from ulmfit_fast import TrainConfig, ULMFiTTrainer, demo, demo_corpus
+from ulmfit_fast.cli import main
 from ulmfit_fast.demo_corpus import DemoCorpus, Sources, build_demo_corpus, find_sources
 from ulmfit_fast.errors import InputError
 
@@ -153,3 +156,47 @@ def test_sources_of_this_machine_hold_every_class():
     assert min(Counter(corpus.labelled.labels).values()) >= 40
     words = {word for part in parts(corpus).values() for text in part for word in text.split()}
     assert not {"numpy", "torch", "email", "logging", "xml", "XML"} & words
+
+
+def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every stage of the demo one epoch long."""
+    for name, stages in (
+        ("language_model_config", ("pretrain", "language_model")),
+        ("classifier_config", ("classifier",)),
+        ("scratch_config", ("classifier",)),
+    ):
+        full = getattr(demo, name)
+
+        def short(seed: int, full=full, stages=stages) -> TrainConfig:
+            config = full(seed)
+            for stage in stages:
+                config = config.with_stage(stage, epochs=1)
+            return config
+
+        monkeypatch.setattr(demo, name, short)
+
+
+def test_demo_trains_compares_and_says_where_everything_is(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shorten(monkeypatch)
+    monkeypatch.setattr(demo, "find_sources", lambda: sources)
+    out = tmp_path / "demo"
+    result = CliRunner().invoke(main, ["demo", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    for line in ("stage 1", "stage 2", "stage 3", "same classifier without 1 and 2", "largest"):
+        assert line in result.output
+    summary = json.loads((out / "run.json").read_text())
+    accuracy = summary["test"]["accuracy"]
+    baselines = (summary["test_from_scratch"]["accuracy"], summary["majority"]["accuracy"])
+    assert summary["beats_both_baselines"] == (accuracy > max(baselines))
+    assert ("do NOT beat" in result.output) != summary["beats_both_baselines"]
+    assert summary["config"]["classifier"]["classifier"]["epochs"] == 1
+    assert f"{accuracy:.3f}" in result.output
+    for path in (out / "model", out / "metrics.jsonl"):
+        assert path.exists()
+        assert str(path) in result.output
+    model = ULMFiTTrainer.load(out / "model")
+    assert model.labels == ["email", "numpy"]
+    test = build_demo_corpus(sources).test
+    assert model.evaluate(test.texts, test.labels).accuracy == pytest.approx(accuracy)
