@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def origin() -> dict[str, object]:
     arguments = [a for a in sys.argv[1:] if not a.startswith("--benchmark-json")]
     changed = _run("git", "status", "--porcelain", "--untracked-files=no")
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": _run("git", "rev-parse", "HEAD"),
         "dirty": None if changed is None else bool(changed),
         "command": "python -m pytest " + shlex.join(arguments),

@@ -12,7 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def main() -> int:
             "and the report will say so\n"
         )
     arguments.results.mkdir(parents=True, exist_ok=True)
-    today = datetime.now(timezone.utc).strftime("%Y%m%d")
+    today = datetime.now(UTC).strftime("%Y%m%d")
     environment = {**os.environ, "BENCHMARK_LOAD": str(machine.LOAD_AT_START)}
     status = 0
     for bench in sorted(FOLDER.glob("bench_*.py")):
