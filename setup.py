@@ -1,9 +1,7 @@
 """Build the compiled kernels: pip install --no-build-isolation -e .
 
-ULMFIT_FAST_BUILD=auto   what this machine can build (the default)
-                  cpu    the CPU library; an error without a C++ compiler
-                  cuda   both libraries; an error without nvcc and a CUDA build of torch
-                  none   nothing: the package runs on its reference
+ULMFIT_FAST_BUILD: auto (what this machine can build, the default), cpu or cuda (both libraries; an
+error where that is impossible), none (the package runs on its reference).
 Architectures: TORCH_CUDA_ARCH_LIST, else those of this machine's GPUs. Parallel jobs: MAX_JOBS.
 """
 
@@ -12,9 +10,13 @@ import shutil
 import sys
 from pathlib import Path
 
-import torch
 from setuptools import setup
-from torch.utils import cpp_extension
+
+try:
+    import torch
+    from torch.utils import cpp_extension
+except ModuleNotFoundError:
+    sys.exit("ulmfit_fast: no torch here: pip install torch, then this again (see README, Install)")
 
 
 def why_not_cpu() -> str | None:
@@ -61,11 +63,10 @@ def extension(device: str) -> object:
     make = cpp_extension.CUDAExtension if on_gpu else cpp_extension.CppExtension
     # One binary for torch >= 2.11 and, with py_limited_api, for Python >= 3.10.
     flags = ["-O3", "-DTORCH_TARGET_VERSION=0x020b000000000000"] + ["-DUSE_CUDA"] * on_gpu
+    sources = [f"csrc/bindings_{device}.cpp", *map(str, kernels)]
+    arguments = {"cxx": flags, "nvcc": flags}
     return make(
-        f"ulmfit_fast._{device}",
-        [f"csrc/bindings_{device}.cpp", *map(str, kernels)],
-        extra_compile_args={"cxx": flags, "nvcc": flags},
-        py_limited_api=True,
+        f"ulmfit_fast._{device}", sources, extra_compile_args=arguments, py_limited_api=True
     )
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,8 @@ def test_a_reader_that_has_enough_ends_the_command_quietly(folder: Path, trained
     (folder / "many.txt").write_text("a good film with a story\n" * 3_000)
     code = "from ulmfit_fast.cli import main; main()"
     command = [sys.executable, "-c", code, "predict", str(trained), "many.txt"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().startswith(b"row,label")

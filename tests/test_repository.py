@@ -230,10 +230,10 @@ def test_package_imports_without_the_optional_libraries() -> None:
 def test_package_imports_in_less_than_300_ms_beyond_torch() -> None:
     code = (
         "import time, torch, numpy\n"
-        "start = time.perf_counter()\n"
+        "start = time.process_time()\n"  # not the wall clock: other work must not fail a test
         "import ulmfit_fast, ulmfit_fast.modules, ulmfit_fast.optim\n"
         "ulmfit_fast.ULMFiTTrainer\n"  # names load their modules when first used
-        "import sys; sys.stdout.write(str(time.perf_counter() - start))\n"
+        "import sys; sys.stdout.write(str(time.process_time() - start))\n"
     )
     seconds = min(float(run_python(code)) for _ in range(3))
     assert seconds < 0.3
