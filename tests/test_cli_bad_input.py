@@ -241,13 +241,13 @@ def test_bad_standard_input(
 
 
 def test_evaluate_names_the_row_of_an_unknown_label(folder: Path, finished: Path):
-    (folder / "other.csv").write_text(HEADER + "good words,pos\nodd words,ps\n")
+    (folder / "other.csv").write_text("review,label\ngood words,pos\nodd words,ps\n")
     message = refuse(folder, "evaluate", finished, "other.csv")
     assert "other.csv, row 3: the label 'ps' is not in the model" in message
 
 
 def test_half_a_character_cannot_be_written_as_csv(folder: Path, finished: Path):
-    (folder / "half.jsonl").write_text('{"text": "fine"}\n{"text": "half \\ud83d here"}\n')
+    (folder / "half.jsonl").write_text('{"review": "fine"}\n{"review": "half \\ud83d here"}\n')
     message = refuse(folder, "predict", finished, "half.jsonl", "--out", "p.csv")
     assert message == (
         "error: --out p.csv: row 2 has half a character (\\ud83d) that a csv file cannot hold; "
@@ -257,15 +257,27 @@ def test_half_a_character_cannot_be_written_as_csv(folder: Path, finished: Path)
     assert "half \\ud83d here" in run("predict", finished, "half.jsonl").stdout
 
 
-def test_folder_that_cannot_be_written(folder: Path, finished: Path):
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("file/p.csv", "file is a file, not a folder; give another place"),
+        ("none/p.csv", "there is no folder none; make it first"),
+        ("taken", "a folder has this name; give the name of a file"),
+    ],
+)
+def test_place_that_cannot_be_written_is_refused_before_the_model_is_read(
+    folder: Path, out: str, message: str
+):
     (folder / "file").write_text("x")
-    message = refuse(folder, "predict", finished, "good.csv", "--out", "file/out.csv")
-    assert "file/" in message
-    assert "irectory" in message
+    (folder / "taken").mkdir()
+    said = refuse(folder, "predict", "no model", "good.csv", "--out", out, "--overwrite")
+    assert said == f"error: --out {out}: {message}\n"
 
 
 def test_line_of_ten_megabytes_is_read(folder: Path, finished: Path):
-    (folder / "long.csv").write_text(HEADER + GOOD + '"' + "long word " * 1_000_000 + '",maybe\n')
+    (folder / "long.csv").write_text(
+        "review,label\n" + GOOD + '"' + "long word " * 1_000_000 + '",maybe\n'
+    )
     message = refuse(folder, "evaluate", finished, "long.csv")
     assert "long.csv, row 22: the label 'maybe'" in message
     assert len(message) < 500

@@ -12,14 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from ulmfit_fast.commands.data import header_remark
+from ulmfit_fast.commands.data import header_remark, quoted
 from ulmfit_fast.commands.parts import check_labels, labelled_part
 from ulmfit_fast.commands.report import evaluation_values, format_error
 from ulmfit_fast.commands.run_folder import find_model
-from ulmfit_fast.commands.terminal import Terminal, count, printable
+from ulmfit_fast.commands.terminal import Terminal, count, listing, printable
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text import TextTable, read_table
+from ulmfit_fast.text import TextTable
 from ulmfit_fast.text.sources import known_encoding
+from ulmfit_fast.text.table import RawTable, load_table
 from ulmfit_fast.training.evaluation import Evaluation, Prediction
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -31,7 +32,8 @@ class ApplyOptions:
     Attributes:
         model: folder of a classifier, or of the run that made it.
         source: file of texts; "-" is standard input, one text a line.
-        text_columns: columns of the text; empty finds them.
+        text_columns: columns of the text; empty takes the model's, or finds them in a file
+            without column names.
         label_column: column of the label; None finds it.
         encoding: None detects UTF-8 and UTF-16.
         header: whether a csv file begins with column names; None decides.
@@ -60,13 +62,16 @@ def predict(options: ApplyOptions, terminal: Terminal) -> None:
         InputError: the model or the texts cannot be used, or the output file exists.
     """
     out = options.out
-    if out is not None and out.exists() and not options.overwrite:
-        raise InputError(f"--out {out}: this file exists; give another one, or add --overwrite")
+    if out is not None:
+        _check_place(out, overwrite=options.overwrite)
     trainer = load_classifier(options.model, options.device)
-    rows, texts, n_skipped = _read_texts(options, terminal)
+    table = _read_texts(options, trainer.text_columns, terminal)
+    rows, texts, n_skipped = table.rows, table.texts, len(table.skipped)
     if out is not None and not terminal.as_json:
         _check_writable(out, [("a class", name) for name in trainer.labels])
         _check_writable(out, ((f"row {row}", text) for row, text in zip(rows, texts, strict=True)))
+    if options.source != "-":
+        terminal.note(f"{table.source}: text from {_listed(table)}")
     predictions = trainer.predict(texts)
     with _open_output(out) as stream:
         if terminal.as_json:
@@ -85,10 +90,11 @@ def evaluate(options: ApplyOptions, terminal: Terminal) -> None:
         InputError: the model or the file cannot be used, or a label is unknown to the model.
     """
     trainer = load_classifier(options.model, options.device)
-    table = _read(options, terminal, labelled=True)
+    table = _read(options, trainer.text_columns, terminal, labelled=True)
     part = labelled_part(table)
     n_skipped = len(table.skipped) + len(table.texts) - len(part)
     check_labels(part, set(trainer.labels), f"the model {options.model}")
+    terminal.note(f"{table.source}: text from {_listed(table)}, label from {table.label_column!r}")
     result = trainer.evaluate(part.texts, part.labels)
     terminal.say(f"error     {format_error(result)}")
     terminal.say(f"loss      {result.loss:.4f} nats a text")
@@ -132,28 +138,52 @@ def load_classifier(path: Path, device: str | None) -> ULMFiTTrainer:
     return trainer
 
 
-def _read(options: ApplyOptions, terminal: Terminal, *, labelled: bool) -> TextTable:
+def _read(
+    options: ApplyOptions, model_columns: tuple[str, ...], terminal: Terminal, *, labelled: bool
+) -> TextTable:
     """Read the file, and say so where its first row was taken for column names by default."""
-    table = read_table(
-        options.source, text_columns=options.text_columns or None,
-        label_column=options.label_column, encoding=options.encoding, header=options.header,
-        labelled=labelled,
-    )  # fmt: skip
+    raw = load_table(options.source, encoding=options.encoding, header=options.header)
+    text_columns = options.text_columns or (model_columns if raw.has_names else ())
+    if not options.text_columns:
+        _check_columns(raw, text_columns, options.model)
+    table = raw.choose(
+        text_columns=text_columns or None, label_column=options.label_column, labelled=labelled
+    )
     for remark in header_remark(table):
         terminal.note(remark)
     return table
 
 
-def _read_texts(options: ApplyOptions, terminal: Terminal) -> tuple[list[int], list[str], int]:
-    """Return row numbers, texts and how many rows were skipped."""
+def _listed(table: TextTable) -> str:
+    return listing([repr(name) for name in table.text_columns])
+
+
+def _check_columns(raw: RawTable, wanted: Sequence[str], model: Path) -> None:
+    """Raise InputError if a file lacks columns that the model was trained on."""
+    missing = [name for name in wanted if name not in raw.columns]
+    if not missing:
+        return
+    hint = "; or --no-header, if the first row is a text" if raw.header_is_guessed else ""
+    raise InputError(
+        f"{raw.source}: no column {quoted(missing)}; the model {model} was trained on "
+        f"{quoted(wanted)} (found: {quoted(list(raw.columns))}): name the text with --text-column"
+        f"{hint}"
+    )
+
+
+def _read_texts(
+    options: ApplyOptions, model_columns: tuple[str, ...], terminal: Terminal
+) -> TextTable:
+    """Read the texts of a file or the lines of standard input."""
     if options.source == "-":
         lines = _read_lines(sys.stdin.buffer.read(), options.encoding or "utf-8-sig")
-        texts = [(row, line) for row, line in enumerate(lines, start=1) if line.strip()]
-        if not texts:
+        if not any(line.strip() for line in lines):
             raise InputError("standard input: no text; write one text a line")
-        return [row for row, _ in texts], [text for _, text in texts], len(lines) - len(texts)
-    table = _read(options, terminal, labelled=False)
-    return table.rows, table.texts, len(table.skipped)
+        rows = range(1, len(lines) + 1)
+        return RawTable("standard input", {"text": lines}, rows, has_names=False).choose(
+            text_columns=["text"], labelled=False
+        )
+    return _read(options, model_columns, terminal, labelled=False)
 
 
 def _read_lines(data: bytes, encoding: str) -> list[str]:
@@ -188,6 +218,21 @@ def _open_output(out: Path | None) -> Iterator[IO[str]]:
         os.replace(part, out)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _check_place(out: Path, *, overwrite: bool) -> None:
+    """Raise InputError if no file can be written there."""
+    folder = out.parent
+    if out.is_dir():
+        raise InputError(f"--out {out}: a folder has this name; give the name of a file")
+    if out.exists() and not overwrite:
+        raise InputError(f"--out {out}: this file exists; give another one, or add --overwrite")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {out}: {folder} is a file, not a folder; give another place")
+    if not folder.exists():
+        raise InputError(f"--out {out}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: the folder {folder} cannot be written; give another place")
 
 
 def _check_writable(out: Path, texts: Iterable[tuple[str, str]]) -> None:

@@ -211,12 +211,15 @@ class _Reader:
 
 
 def _missing_columns(raw: RawTable, missing: Sequence[str], training: str) -> InputError:
-    names = listing([f'"{shorten(name, 30)}"' for name in missing])
-    found = listing([f'"{shorten(name, 30)}"' for name in raw.columns], 12)
     return InputError(
-        f"{raw.source}: no column {names}, which {training} has (found: {found}); give the columns "
-        "of both files the same names"
+        f"{raw.source}: no column {quoted(missing)}, which {training} has (found: "
+        f"{quoted(list(raw.columns))}); give the columns of both files the same names"
     )
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Return the first names of columns in quotes, for a message."""
+    return listing([f'"{shorten(name, 30)}"' for name in names], 12)
 
 
 def _without(texts: Sequence[str], held_out: set[str], name: str, notes: list[str]) -> list[str]:

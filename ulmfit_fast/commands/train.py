@@ -176,6 +176,8 @@ def _execute(run: Run, folder: RunFolder, terminal: Terminal) -> None:
     with folder.fill() as place, observing(place / "metrics.jsonl") as observers:
         _write_skipped(place / "skipped.csv", run.skipped)
         trainer = _make_trainer(run, observers)
+        table = run.data.table if run.data is not None else None
+        trainer.text_columns = table.text_columns if table and table.has_names else ()
         for stage in run.stages:
             fit = trainer.pretrain if stage.name == "pretrain" else trainer.finetune_lm
             run.results.append(fit(stage.texts, stage.valid_texts))

@@ -44,6 +44,7 @@ class TextTable:
         source: file or name, for messages.
         guessed_header: the first record of a csv file if it was taken as the header by default,
             without a well-known name in it; else empty.
+        has_names: whether the names of the columns are the source's own (`RawTable`).
     """
 
     texts: list[str]
@@ -54,6 +55,7 @@ class TextTable:
     label_column: str | None
     source: str
     guessed_header: tuple[str, ...] = ()
+    has_names: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class RawTable:
             )
         return TextTable(
             texts, kept, rows, skipped, choice.text, choice.label, self.source,
-            tuple(self.columns) if self.header_is_guessed else (),
+            tuple(self.columns) if self.header_is_guessed else (), self.has_names,
         )  # fmt: skip
 
 

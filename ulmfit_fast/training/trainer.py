@@ -43,6 +43,8 @@ class ULMFiTTrainer:
         language_model: result of pretrain or finetune_lm.
         classifier: result of train_classifier.
         labels: names of the classes, in the order of the classifier's outputs.
+        text_columns: names of the columns that the texts came from; empty when unknown. Set by
+            who reads the texts, saved and loaded with the model.
 
     Raises:
         InputError: no such size, or no such device.
@@ -69,6 +71,7 @@ class ULMFiTTrainer:
         self.language_model: LanguageModel | None = None
         self.classifier: TextClassifier | None = None
         self.labels: list[str] = []
+        self.text_columns: tuple[str, ...] = ()
 
     def pretrain(
         self, texts: Sequence[str], valid_texts: Sequence[str] | None = None
@@ -229,6 +232,7 @@ class ULMFiTTrainer:
             "model": asdict(model.config),
             "train": self.config.to_dict(),
             "labels": self.labels if kind == "classifier" else [],
+            "text_columns": list(self.text_columns),
         }
         save_model(Path(path), model.state_dict(), config, self.tokenizer)
 
@@ -261,6 +265,7 @@ class ULMFiTTrainer:
             device=device, observers=observers, cache_dir=cache_dir,
         )  # fmt: skip
         trainer.tokenizer = tokenizer
+        trainer.text_columns = tuple(values.get("text_columns", ()))
         model_config = AWDLSTMConfig.from_dict(values["model"])
         model: LanguageModel | TextClassifier
         if values["kind"] == "classifier":
