@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import lzma
 import os
 import re
@@ -83,6 +84,8 @@ BAD_FILES: dict[str, tuple[str, str | bytes, Options, str, str]] = {
     "two-texts-by-content": ("t.csv", "u,v\nsome good words,more good words\nx y z,z y x\n", {},
                              "could be any of [u, v]", "--text-column"),
     "no-text": ("t.csv", "u,v\n1,2\n3,4\n", {}, "is none of [u, v]", "--text-column"),
+    "text-of-numbers": ("t.csv", "label,score\na,1\nb,-2.5\n", {},
+                        'no text among [label, score]: "score" has only numbers', "--text-column"),
     "no-label": ("t.csv", "id,text\n1,a b c\n2,d e f\n", {"labelled": True},
                  "no label column found among [id, text]", "--label-column"),
     "no-label-below-a-guessed-header": (
@@ -211,3 +214,20 @@ def test_the_csv_modules_limit_is_as_before(tmp_path: Path) -> None:
     path.write_text('label,text\na,"b\n')
     message_of(lambda: read_table(path))
     assert csv.field_size_limit(before) == 12_345
+
+
+def test_what_libraries_log_about_a_damaged_file_is_not_shown(tmp_path: Path) -> None:
+    logged: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = logged.append  # type: ignore[method-assign]
+    logger = logging.getLogger("datasets")
+    level = logger.level
+    (tmp_path / "fake.parquet").write_bytes(b"garbage" * 40)
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(InputError, match=r"fake\.parquet: cannot load it"):
+            read_table(tmp_path / "fake.parquet")
+    finally:
+        logger.removeHandler(handler)
+    assert logged == []
+    assert logger.level == level

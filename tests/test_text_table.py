@@ -186,6 +186,8 @@ def numbered(line: str) -> str:
         ("kind,a,b\n" + numbered("{kind},row {i} it,{i} " + "much longer " * 9), ("b",), "kind"),
         ("text\nsome words\n", ("text",), None),
         ("note\nsome words\n", ("note",), None),
+        ("note\n1\nword\n", ("note",), None),
+        ("label,text\na,1\nb,2\n", ("text",), "label"),
     ],
 )  # fmt: skip
 def test_columns_are_found(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -39,6 +40,7 @@ _MOST_CLASSES = 200
 _FEWEST_WORDS = 2.5
 # The longest column is the text if it is so many times longer than the next.
 _CLEARLY_LONGER = 3.0
+_NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*(?:[eE][-+]?\d+)?")
 _FLAGS = "--text-column and --label-column"
 
 
@@ -139,9 +141,14 @@ def _label(
 def _texts(
     columns: Mapping[str, Values], names: list[str], label: str | None, where: str
 ) -> tuple[str, ...]:
-    if len(names) == 1:
-        return (names[0],)
     found = _by_name(names, TEXT_NAMES)
+    if len(names) == 1 and not found:
+        if _is_numbers(columns[names[0]]):
+            raise InputError(
+                f'{where}: no text among {_listed(list(columns))}: "{shown(names[0])}" has only '
+                "numbers: name the text with --text-column"
+            )
+        return (names[0],)
     if len(found) == 1:
         titles = [name for name in names if name.strip().lower() in TITLE_NAMES]
         return tuple(name for name in names if name in (*titles, *found))
@@ -187,6 +194,11 @@ def _is_text(values: Values) -> bool:
     present = _present(values, _SAMPLE_ROWS)
     n_words = sum(len(value[:_SAMPLE_CHARS].split()) for value in present)
     return n_words >= _FEWEST_WORDS * len(present) > 0 and 2 * len(set(present)) > len(present)
+
+
+def _is_numbers(values: Values) -> bool:
+    present = _present(values)
+    return bool(present) and all(_NUMBER.fullmatch(value.strip()) for value in present)
 
 
 def _is_label(values: Values) -> bool:

@@ -6,6 +6,7 @@ csv and parquet go through `datasets`, csv after a strict look at its structure 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -154,15 +155,22 @@ def _private_copy(file: TableFile) -> Iterator[Callable[..., Any]]:
 
 @contextmanager
 def _explained(where: str, advice: str) -> Iterator[None]:
-    """Turn a failure inside `datasets` into one line."""
+    """Turn a failure inside `datasets` into one line, without what libraries log about it."""
     from datasets.exceptions import DatasetsError
 
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     except (DatasetsError, OSError, ValueError) as error:
         cause = error.__cause__ or error
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
         raise InputError(f"{where}: cannot load it, {advice}: {shown(lines[0], 200)}") from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def as_text(value: Any) -> str | None:
