@@ -141,7 +141,9 @@ def test_all_sources_of_text_together(folder: Path):
     assert "1 text without a label" in result.stdout
     assert "1 unlabelled texts were left out because validation or test has them" in result.stderr
     assert "1 general texts were left out" in result.stderr
-    assert "stage 3   classifier" in result.stdout
+    assert "stage 1   language model, general text: " in result.stdout
+    assert "stage 2   language model, your texts: " in result.stdout
+    assert "stage 3   classifier: " in result.stdout
     facts = json_of(succeed("info", "runs/train", "--json"))
     assert (facts["tokenizer"], facts["recipe"]) == ("subword", "paper")
 
@@ -156,7 +158,10 @@ def test_pretrained_model_is_the_base_of_the_next_run(folder: Path):
     said = succeed("train", "train.csv", "--base", "runs/corpus", *SHORT_FROM_BASE).stdout
     assert "model     tiny (as in runs/corpus/language_model), word tokens" in said
     assert "recipe    fastai (keeps what a pretrained model knows), seed 0" in said
-    assert "stage 1   language model, fine-tuned on your texts" in said
+    assert "stage 2   language model, your texts: " in said
+    assert "stage 1" not in said
+    said = succeed("train", "train.csv", *SHORT, "--out", "runs/my file").stdout
+    assert "next            ulmfit-fast predict 'runs/my file' FILE\n" in said
 
 
 def test_leaks_and_repeats_are_reported(folder: Path):

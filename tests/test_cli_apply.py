@@ -144,3 +144,15 @@ def test_info_of_the_installation_and_of_a_model(trained: Path):
     assert "classifier" in said
     assert "2: neg, pos" in said
     assert json_of(succeed("info", trained / "language_model", "--json"))["classes"] == []
+    assert "classes" not in succeed("info", trained / "language_model").stdout
+
+
+def test_rows_left_out_are_listed(folder: Path, trained: Path):
+    (folder / "gaps.csv").write_text("review,label\ngood film,pos\n" + " ,pos\n" * 6 + "fine,\n")
+    said = succeed("predict", trained, "gaps.csv").stderr
+    assert "gaps.csv, row 3, column 'review': white space only\n" in said
+    assert said.count("white space only") == 5
+    assert "2 texts; 6 rows without text skipped" in said
+    said = succeed("evaluate", trained, "gaps.csv").stdout
+    assert "skipped   7 rows without text or label\n          gaps.csv, row 3, column" in said
+    assert said.count("gaps.csv, row") == 5

@@ -229,6 +229,7 @@ def test_model_of_the_wrong_kind(folder: Path, finished: Path):
         ([], b"", "standard input: no text"),
         ([], b"\n \n", "standard input: no text"),
         ([], b"fine\nbad \xff byte\n", "standard input, line 2: byte 9 (0xff) is not utf-8"),
+        ([], b"fine\nbad\0byte\n", "standard input, line 2, column 4: NUL byte; remove it"),
         (["--encoding", "klingon"], b"x", "klingon"),
         (["--encoding", "hex"], b"78", 'unknown encoding "hex"'),
         (["--encoding", "idna"], b"xn--zzzzzzzzz99999999", "standard input: not idna"),

@@ -136,7 +136,7 @@ encoding_option = click.option(
 device_option = click.option("--device", metavar="cpu|cuda", help="Default: a GPU if there is one.")
 text_column_option = click.option(
     "--text-column", "text_columns", multiple=True, metavar="NAME",
-    help="Column of the text; repeat it for more than one. Default: found.",
+    help="Column of the text; repeat it for more than one. Default: the model's, else found.",
 )  # fmt: skip
 label_column_option = click.option(
     "--label-column", metavar="NAME", help="Column of the label. Default: found."
@@ -250,7 +250,8 @@ def predict(**values: Any) -> None:
     """Classify the texts of a file, or the lines of standard input with -.
 
     MODEL is the folder of a run or its model folder. Writes CSV: row, label, probability, the
-    probability of every class, text.
+    probability of every class, text. Row is the line of the file, of a text that spans several its
+    first; of parquet, json and the Hub the number of the record. Rows without text are left out.
     """  # fmt: skip
     from ulmfit_fast.commands.apply import ApplyOptions, predict
 

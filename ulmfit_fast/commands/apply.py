@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from ulmfit_fast.commands.data import header_remark, quoted
-from ulmfit_fast.commands.parts import check_labels, labelled_part
-from ulmfit_fast.commands.report import evaluation_values, format_error
+from ulmfit_fast.commands.parts import check_labels, labelled_part, rows_without_label
+from ulmfit_fast.commands.report import evaluation_values, format_error, skipped_rows
 from ulmfit_fast.commands.run_folder import find_model
 from ulmfit_fast.commands.terminal import Terminal, count, listing, printable
 from ulmfit_fast.errors import InputError
@@ -79,6 +79,8 @@ def predict(options: ApplyOptions, terminal: Terminal) -> None:
         else:
             as_shown = str if out else printable
             _write_csv(stream, trainer.labels, zip(rows, texts, predictions, strict=True), as_shown)
+    for line in skipped_rows([(table.source, row) for row in table.skipped]):
+        terminal.note(line)
     skipped = f"; {count(n_skipped, 'row')} without text skipped" if n_skipped else ""
     terminal.note(f"{count(len(texts), 'text')}{f' -> {out}' if out else ''}{skipped}")
 
@@ -92,16 +94,18 @@ def evaluate(options: ApplyOptions, terminal: Terminal) -> None:
     trainer = load_classifier(options.model, options.device)
     table = _read(options, trainer.text_columns, terminal, labelled=True)
     part = labelled_part(table)
-    n_skipped = len(table.skipped) + len(table.texts) - len(part)
+    left_out = [(table.source, row) for row in table.skipped] + rows_without_label(table)
     check_labels(part, set(trainer.labels), f"the model {options.model}")
     terminal.note(f"{table.source}: text from {_listed(table)}, label from {table.label_column!r}")
     result = trainer.evaluate(part.texts, part.labels)
     terminal.say(f"error     {format_error(result)}")
     terminal.say(f"loss      {result.loss:.4f} nats a text")
-    if n_skipped:
-        terminal.say(f"skipped   {count(n_skipped, 'row')} without text or label")
+    if left_out:
+        terminal.say(f"skipped   {count(len(left_out), 'row')} without text or label")
+    for line in skipped_rows(left_out):
+        terminal.say(line)
     say_classes(result, terminal)
-    terminal.result({**evaluation_values(result), "n_skipped": n_skipped})
+    terminal.result({**evaluation_values(result), "n_skipped": len(left_out)})
 
 
 def say_classes(result: Evaluation, terminal: Terminal) -> None:
@@ -201,6 +205,13 @@ def _read_lines(data: bytes, encoding: str) -> list[str]:
         raise InputError(
             f"standard input: not {encoding}; name the encoding, such as --encoding latin-1"
         ) from error
+    before, nul, _ = text.partition("\0")
+    if nul:
+        row, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise InputError(
+            f"standard input, line {row}, column {column}: NUL byte; remove it, or name the "
+            "encoding, such as --encoding utf-16"
+        )
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 

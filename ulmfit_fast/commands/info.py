@@ -76,8 +76,11 @@ def say_model(path: Path, terminal: Terminal) -> None:
         "recipe": trainer.config.recipe,
         "seed": trainer.config.seed,
         "classes": trainer.labels,
+        "text_columns": list(trainer.text_columns),
     }
     for name, value in facts.items():
+        if value == []:
+            continue
         shown = f"{len(value)}: {listing(value, 12)}" if isinstance(value, list) else value
         terminal.say(f"{name:12s} {shown}")
     terminal.result(facts)

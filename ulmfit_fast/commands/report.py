@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,33 +84,41 @@ def say_plan(run: Run, out: Path, terminal: Terminal) -> None:
         terminal.say(f"read      {remark}")
     if run.skipped:
         terminal.say(f"skipped   {count(len(run.skipped), 'row')}, listed in {out / 'skipped.csv'}")
-        for source, row in run.skipped[:N_SKIPPED_SHOWN]:
-            where = f"{source}, row {row.row}, column {row.column!r}"
-            terminal.say(f"          {where}: {shorten(row.reason)}")
+        for line in skipped_rows(run.skipped):
+            terminal.say(line)
     choices, config = run.choices, run.choices.config
     terminal.say(f"model     {choices.size} ({choices.why_size}), {choices.tokenizer} tokens")
     terminal.say(f"device    {choices.device} ({choices.why_device})")
     terminal.say(f"recipe    {config.recipe} ({choices.why_recipe}), seed {config.seed}")
-    for number, (title, line) in enumerate(_stage_lines(run), start=1):
-        terminal.say(f"stage {number}   {title}: {line}")
+    for title, line in _stage_lines(run):
+        terminal.say(f"{title}: {line}")
     cache = f"{run.cache} (numericalized texts; not with --no-cache)" if run.cache else "none"
     terminal.say(f"cache     {cache}")
     terminal.say(f"output    {out}")
+
+
+def skipped_rows(skipped: Sequence[tuple[str, SkippedRow]]) -> list[str]:
+    """Return a line for each of the first rows that were left out, given with their source."""
+    return [
+        f"          {source}, row {row.row}, column {row.column!r}: {shorten(row.reason)}"
+        for source, row in skipped[:N_SKIPPED_SHOWN]
+    ]
 
 
 def _stage_lines(run: Run) -> list[tuple[str, str]]:
     config = run.choices.config
     lines = []
     for stage in run.stages:
-        title = "language model, fine-tuned on your texts"
-        if stage.name == "pretrain":
-            on_target = run.data is None or len(run.stages) == 1
-            title = f"language model from scratch on {'your' if on_target else 'the general'} texts"
-            if run.data is not None and on_target:
-                title += " (no --base or --general is given)"
+        title = "stage 2   language model, your texts"
+        if stage.name == "pretrain" and (run.data is None or len(run.stages) > 1):
+            title = "stage 1   language model, general text"
+        elif stage.name == "pretrain":
+            title += ", from scratch (no --base or --general is given)"
         lines.append((title, describe_stage(config, stage.name, count_words(stage.texts))))
     if run.data is not None:
-        lines.append(("classifier", describe_stage(config, "classifier", len(run.data.train))))
+        lines.append(
+            ("stage 3   classifier", describe_stage(config, "classifier", len(run.data.train)))
+        )
     return lines
 
 
@@ -148,10 +158,9 @@ def say_results(run: Run, out: Path, terminal: Terminal) -> None:
     terminal.say(
         f"log             {out / 'metrics.jsonl'}   settings and results  {out / 'run.json'}"
     )
-    if run.data is not None:
-        terminal.say(f"next            ulmfit-fast predict {out} FILE")
-    else:
-        terminal.say(f"next            ulmfit-fast train FILE --base {out}")
+    folder = shlex.quote(str(out))
+    following = f"predict {folder} FILE" if run.data is not None else f"train FILE --base {folder}"
+    terminal.say(f"next            ulmfit-fast {following}")
 
 
 def format_error(result: Evaluation) -> str:
