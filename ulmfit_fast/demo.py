@@ -81,7 +81,7 @@ def language_model_config(seed: int) -> TrainConfig:
     config = TrainConfig.preset(
         "fastai", seed=seed, bptt=40, max_vocab=5_000, min_freq=2, weight_decay=0.3
     )
-    config = config.with_stage("pretrain", epochs=2, lr=0.01, batch_size=32, dropouts=LM_DROPOUTS)
+    config = config.with_stage("pretrain", epochs=3, lr=0.01, batch_size=32, dropouts=LM_DROPOUTS)
     return config.with_stage(
         "language_model", epochs=5, lr=0.01, batch_size=16, dropouts=LM_DROPOUTS
     )
