@@ -273,22 +273,3 @@ def test_a_device_without_kernels_is_one_line(folder: Path, monkeypatch: pytest.
     result = run("train", "train.csv", "--device", "cuda", *SHORT)
     assert result.exit_code == 2
     assert result.stderr == "error: no kernels for cuda: give device cpu\n"
-
-
-def test_threads_sleep_while_they_wait_unless_the_user_decides():
-    code = (
-        "import os, sys; from ulmfit_fast.cli import main\n"
-        "main(['info'], standalone_mode=False)\n"
-        "sys.stdout.write('policy ' + os.environ['OMP_WAIT_POLICY'])"
-    )
-    for given, wanted in ((None, "passive"), ("active", "active")):
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-        environment |= {"OMP_WAIT_POLICY": given} if given else {}
-        ran = subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert ran.stdout.endswith(f"policy {wanted}")

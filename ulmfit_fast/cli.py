@@ -50,9 +50,6 @@ class _Group(click.Group):
     """A group of commands that turns the exceptions meant for users into one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        # Read when torch is first loaded. Threads that spin while they wait for each other slow a
-        # busy machine 4 to 17 times (docs/log.md); sleeping ones cost a quiet one little.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
