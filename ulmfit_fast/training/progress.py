@@ -25,15 +25,18 @@ _PERCENT = frozenset({"accuracy", "error"})
 class Observer:
     """Is told what the training does; every method may be left as it is.
 
-    A stage calls `stage_started`, then for each of its epochs `step` after every optimizer step
-    and `epoch_ended`, then `stage_ended`. An observer must not change the training.
+    A stage calls `stage_started`, then for each of its epochs `step` at every optimizer step whose
+    loss is read (all on a CPU, one in twenty on a GPU) and `epoch_ended`, then `stage_ended`. An
+    observer must not change the training.
     """
 
     def stage_started(self, stage: str, n_steps: int, description: str) -> None:
         """Begin a stage of n_steps optimizer steps; the description is one line for people."""
 
     def step(self, stage: str, step: int, loss: float, n_tokens: int, lr: float) -> None:
-        """End optimizer step number `step` of the stage, from 1, which read n_tokens tokens.
+        """Tell of optimizer step number `step` of the stage, from 1.
+
+        Since the step told of before, n_tokens tokens were read.
 
         The loss is the training loss of this step without regularisation; lr is the highest rate.
         """
