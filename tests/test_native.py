@@ -22,10 +22,12 @@ BITS = {
     torch.bfloat16: torch.int16,
     torch.float16: torch.int16,
 }
+OPS = sorted(_ops.SCHEMAS)
 SHOW_KERNELS = """
 import torch
-from ulmfit_fast import _native, functional
-print(_native.kernels["drop_connect", "cpu"], _native.missing.get(("drop_connect", "cpu")))
+from ulmfit_fast import _native, _ops, functional
+for op in sorted(_ops.SCHEMAS):
+    print(op, _native.kernels[op, "cpu"], _native.missing.get((op, "cpu")))
 print(functional.drop_connect(torch.ones(8), 0.5, torch.tensor([3])).tolist())
 """
 
@@ -142,10 +144,8 @@ def test_package_without_libraries_runs_on_the_reference_in_silence(tmp_path: Pa
     ran = run_python(SHOW_KERNELS, tmp_path)
     expected = reference.drop_connect(torch.ones(8), 0.5, torch.tensor([3])).tolist()
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == [
-        "reference the library ulmfit_fast._cpu was not built",
-        str(expected),
-    ]
+    reason = "reference the library ulmfit_fast._cpu was not built"
+    assert ran.stdout.splitlines() == [*(f"{op} {reason}" for op in OPS), str(expected)]
     assert "ulmfit_fast" not in ran.stderr
 
 
@@ -154,7 +154,9 @@ def test_broken_library_gives_one_warning_and_the_reference(tmp_path: Path) -> N
     (package / "_cpu.abi3.so").write_bytes(b"\x7fELF and nothing more")
     ran = run_python(SHOW_KERNELS, tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("reference _cpu.abi3.so cannot be loaded (")
+    *lines, _ = ran.stdout.splitlines()
+    for line, op in zip(lines, OPS, strict=True):
+        assert line.startswith(f"{op} reference _cpu.abi3.so cannot be loaded (")
     warned = [line for line in ran.stderr.splitlines() if "RuntimeWarning: ulmfit_fast:" in line]
     assert len(warned) == 1
     assert "the PyTorch reference runs. Rebuild with pip install" in warned[0]
@@ -164,5 +166,5 @@ def test_switch_to_the_reference_takes_both_devices(tmp_path: Path) -> None:
     code = "from ulmfit_fast import _native; print(sorted(_native.kernels.items()))"
     ran = run_python(code, ROOT, ULMFIT_FAST_REFERENCE="1")
     assert ran.returncode == 0, ran.stderr
-    both = [(("drop_connect", d), "reference") for d in ("cpu", "cuda")]
+    both = [((op, d), "reference") for op in OPS for d in ("cpu", "cuda")]
     assert ran.stdout.strip() == str(both)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lstm_calls import SEED, Case, draw
 from torch import Tensor
 
 from ulmfit_fast import _ops, functional, reference
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-SEED = torch.tensor([20_251_123])
 
 # Random123's known-answer tests of philox4x32-10: counter, key, expected.
 PHILOX_VECTORS = [
@@ -42,12 +42,32 @@ def layouts(weight: Tensor) -> dict[str, Tensor]:
     }
 
 
-def samples(op: str) -> list[tuple[object, ...]]:
+#: Calls of the LSTM ops: layouts, lengths, biases, a wider cell state, both directions.
+LSTM_CASES = [
+    Case((3, 2, 5, 4), lengths="some"),
+    Case((3, 2, 5, 4), layout="transposed", reverse=True),
+    Case((3, 2, 5, 4), layout="strided", lengths="some", bias=False),
+    Case((1, 1, 1, 1), torch.float64, drop_p=0.0),
+    Case((2, 3, 4, 5), torch.bfloat16, wide_c0=True, lengths="some", reverse=True),
+    Case((2, 3, 4, 5), torch.float16),
+]
+
+
+def samples(op: str, with_grad: bool) -> list[tuple[object, ...]]:
     """Return arguments of an op over layouts and dtypes, without gradients."""
     torch.manual_seed(1)
     if op == "drop_connect":
         matrices = [w for t in FLOATS for w in layouts(torch.randn(5, 7).to(t)).values()]
         return [(weight, 0.3, SEED) for weight in [*matrices, torch.randn(0), torch.randn(())]]
+    calls = [draw(case) for case in LSTM_CASES]
+    if op == "lstm_forward":
+        saving = [call.forward_arguments() for call in calls]
+        # Nothing to differentiate was saved there.
+        return saving if with_grad else [*saving, calls[0].forward_arguments(save=False)]
+    if op == "lstm_backward":
+        wanted = [(need_dx, need_dw) for need_dx in (False, True) for need_dw in (False, True)]
+        backwards = [calls[0].backward_arguments(*needs) for needs in wanted]
+        return [*backwards, *(call.backward_arguments() for call in calls[1:])]
     raise AssertionError(f"no samples of {op}: add them here")
 
 
@@ -61,16 +81,36 @@ def test_schemas_are_all_ops_of_the_namespace() -> None:
     assert namespace() == sorted(_ops.SCHEMAS)
 
 
-@pytest.mark.parametrize("with_grad", [False, True], ids=["plain", "grad"])
-@pytest.mark.parametrize("op", namespace())
-def test_op_keeps_the_registration_contract(op: str, with_grad: bool) -> None:
+def check_registration(op: str, with_grad: bool) -> None:
     overload = getattr(torch.ops.ulmfit_fast, op).default
-    for sample in samples(op):
+    for sample in samples(op, with_grad):
         arguments = [
-            a.detach().requires_grad_(with_grad) if isinstance(a, Tensor) and a is not SEED else a
+            a.detach().requires_grad_(with_grad)
+            if isinstance(a, Tensor) and a.is_floating_point()
+            else a
             for a in sample
         ]
         torch.library.opcheck(overload, tuple(arguments))
+
+
+@pytest.mark.parametrize("op", namespace())
+def test_op_keeps_the_registration_contract(op: str) -> None:
+    check_registration(op, with_grad=False)
+
+
+@pytest.mark.parametrize("op", [op for op in namespace() if op != "lstm_backward"])
+def test_differentiable_op_keeps_the_registration_contract(op: str) -> None:
+    check_registration(op, with_grad=True)
+
+
+def test_lstm_backward_is_differentiable_by_nobody() -> None:
+    arguments = [
+        a.detach().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a
+        for a in samples("lstm_backward", with_grad=True)[-1]
+    ]
+    dx, *_ = torch.ops.ulmfit_fast.lstm_backward(*arguments)
+    with pytest.raises(NotImplementedError, match=r"ulmfit_fast\.reference\.lstm"):
+        dx.sum().backward()
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), PHILOX_VECTORS)

@@ -1,4 +1,4 @@
-"""The specification itself, held against published vectors, torch's own modules and gradcheck."""
+"""The specification itself, held against published vectors, torch's own functions and gradcheck."""
 
 from __future__ import annotations
 
@@ -65,83 +65,6 @@ def test_drop_connect_of_strided_weights_uses_logical_indices() -> None:
     dropped = reference.drop_connect(strided, 0.4, SEED)
     assert torch.equal(dropped, reference.drop_connect(weight, 0.4, SEED))
     assert dropped.is_contiguous()
-
-
-def draw_lstm(T: int, B: int, n_inputs: int, H: int, dtype: torch.dtype = torch.float64):
-    generator = torch.Generator().manual_seed(T * 1000 + B * 100 + H)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    weights = tuple(
-        draw(*shape) * H**-0.5 for shape in [(4 * H, n_inputs), (4 * H, H), (4 * H,), (4 * H,)]
-    )
-    return draw(T, B, n_inputs), (draw(B, H), draw(B, H)), weights
-
-
-def torch_lstm(x: Tensor, state: tuple[Tensor, Tensor], weights: tuple[Tensor, ...]):
-    lstm = nn.LSTM(x.shape[2], state[0].shape[1], dtype=x.dtype)
-    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    parameters = dict(zip(names, weights, strict=True))
-    h0, c0 = (s.unsqueeze(0) for s in state)
-    y, (h, c) = torch.func.functional_call(lstm, parameters, (x, (h0, c0)))
-    return y, (h[0], c[0])
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 2, 5, 7), (17, 5, 12, 16)])
-def test_lstm_equals_torch_lstm_with_dropped_weights(shape: tuple[int, ...]) -> None:
-    x, state, weights = draw_lstm(*shape)
-    leaves = [x, *state, *weights]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    y, (h, c) = reference.lstm(x, state, weights, 0.5, SEED)
-    dropped = (weights[0], reference.drop_connect(weights[1], 0.5, SEED), *weights[2:])
-    expected_y, (expected_h, expected_c) = torch_lstm(x, state, dropped)
-    for found, expected in [(y, expected_y), (h, expected_h), (c, expected_c)]:
-        assert relative_error(found, expected) < 1e-14
-    out = torch.randn_like(y)
-    found_grads = torch.autograd.grad((y * out).sum() + c.sin().sum(), leaves)
-    expected_grads = torch.autograd.grad((expected_y * out).sum() + expected_c.sin().sum(), leaves)
-    for found, expected in zip(found_grads, expected_grads, strict=True):
-        assert relative_error(found, expected) < 1e-12
-
-
-@pytest.mark.parametrize("drop_p", [0.0, 0.5])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (6, 3, 7), (9, 2, 16)])
-def test_handwritten_backward_equals_autograd(shape: tuple[int, int, int], drop_p: float) -> None:
-    T, B, H = shape
-    _, (h0, c0), (_, w_hh, _, _) = draw_lstm(T, B, 1, H)
-    gates_x = torch.randn(T, B, 4 * H, dtype=torch.float64)
-    leaves = [x.requires_grad_() for x in (gates_x, w_hh, h0, c0)]
-    y, c, gates = reference.lstm_forward(gates_x, w_hh, h0, c0, drop_p, SEED)
-    dy, dc_n = torch.randn_like(y), torch.randn_like(c0)
-    expected = torch.autograd.grad((y * dy).sum() + (c[-1] * dc_n).sum(), leaves)
-    with torch.no_grad():
-        found = reference.lstm_backward(dy, dc_n, (y, c, gates), w_hh, (h0, c0), drop_p, SEED)
-    for x, exact in zip(found, expected, strict=True):
-        assert relative_error(x, exact) < 1e-13
-
-
-def test_lstm_passes_gradcheck() -> None:
-    x, state, weights = draw_lstm(3, 2, 2, 3)
-    leaves = [leaf.requires_grad_() for leaf in (x, *state, *weights)]
-
-    def run(x: Tensor, h0: Tensor, c0: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        y, (_, c) = reference.lstm(x, (h0, c0), weights, 0.4, SEED)
-        return y, c
-
-    assert torch.autograd.gradcheck(run, leaves)
-    assert torch.autograd.gradgradcheck(run, leaves)
-
-
-def test_lstm_in_bfloat16_keeps_its_cell_state_in_float32() -> None:
-    x, state, weights = draw_lstm(40, 2, 8, 16, torch.bfloat16)
-    gates_x = nn.functional.linear(x, weights[0], weights[2] + weights[3])
-    y, c, _ = reference.lstm_forward(gates_x, weights[1], *state, 0.0, SEED)
-    assert (y.dtype, c.dtype) == (torch.bfloat16, torch.float32)
-    wide = [t.float() for t in (gates_x, weights[1], *state)]
-    exact, _, _ = reference.lstm_forward(*wide, 0.0, SEED)
-    assert relative_error(y, exact) < 5e-3
 
 
 def test_embedding_dropout_drops_whole_words_and_passes_gradcheck() -> None:
