@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 # The tensors here are small: a second thread would mostly wait for the first.
 torch.set_num_threads(1)
+# Triton decides between compiler and interpreter when it is imported, as torch._dynamo does.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
