@@ -60,10 +60,11 @@ def extension(device: str) -> object:
     """Return the extension ulmfit_fast._<device>."""
     on_gpu = device == "cuda"
     kernels = sorted(Path("csrc", device).glob("*.cu" if on_gpu else "*.cpp"))
+    bindings = sorted(Path("csrc").glob(f"bindings_{device}*.cpp"))
     make = cpp_extension.CUDAExtension if on_gpu else cpp_extension.CppExtension
     # One binary for torch >= 2.11 and, with py_limited_api, for Python >= 3.10.
     flags = ["-O3", "-DTORCH_TARGET_VERSION=0x020b000000000000"] + ["-DUSE_CUDA"] * on_gpu
-    sources = [f"csrc/bindings_{device}.cpp", *map(str, kernels)]
+    sources = [*map(str, bindings), *map(str, kernels)]
     arguments = {"cxx": flags, "nvcc": flags}
     return make(
         f"ulmfit_fast._{device}", sources, extra_compile_args=arguments, py_limited_api=True

@@ -31,13 +31,21 @@ inline DType check_dtype(const char* name, const Tensor& tensor) {
   }
 }
 
+inline void check_drop_p(double drop_p) {
+  STD_TORCH_CHECK(drop_p >= 0 && drop_p < 1, "drop_p: expected a chance in [0, 1), found ", drop_p);
+}
+
+inline void check_seed(const Tensor& seed, const Tensor& beside) {
+  STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1,
+                  "seed: expected an int64 tensor with one element");
+  STD_TORCH_CHECK(seed.device() == beside.device(), "seed: expected on the device of weight");
+}
+
 // weight and out are contiguous and of one size: the caller made them so.
 inline DropConnectParams check_drop_connect(const Tensor& weight, const Tensor& out, double drop_p,
                                             const Tensor& seed) {
-  STD_TORCH_CHECK(drop_p >= 0 && drop_p < 1, "drop_p: expected a chance in [0, 1), found ", drop_p);
-  STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1,
-                  "seed: expected an int64 tensor with one element");
-  STD_TORCH_CHECK(seed.device() == weight.device(), "seed: expected on the device of weight");
+  check_drop_p(drop_p);
+  check_seed(seed, weight);
   DropConnectParams params;
   params.weight = weight.const_data_ptr();
   params.out = out.mutable_data_ptr();

@@ -1,12 +1,14 @@
 // Private ops ulmfit_fast_cpu::*, the compiled CPU kernels; ulmfit_fast/_native.py registers them
 // for the public ops of the same name.
-#include "bindings.h"
+#include "bindings_cpu.h"
 
 namespace ulmfit_fast {
 namespace {
 
 // Blocks per thread below which threads cost more than they save.
 constexpr int64_t kGrainBlocks = 8192;
+
+}  // namespace
 
 Tensor drop_connect(const Tensor& weight, double drop_p, const Tensor& seed) {
   const Tensor source = torch::stable::contiguous(weight);
@@ -19,7 +21,6 @@ Tensor drop_connect(const Tensor& weight, double drop_p, const Tensor& seed) {
   return out;
 }
 
-}  // namespace
 }  // namespace ulmfit_fast
 
 STABLE_TORCH_LIBRARY(ulmfit_fast_cpu, m) {

@@ -29,6 +29,117 @@ struct DropConnectParams {
 // on ranges that do not overlap.
 void drop_connect_cpu(const DropConnectParams& params, int64_t first_block, int64_t last_block);
 
+// A matrix, masked or not, and where its panels go; layouts in cpu/pack.h.
+struct PackParams {
+  const void* source;  // [n_rows, n_cols], rows side by side
+  const void* rest;    // rows from n_first on; without a second part n_first = n_rows
+  int64_t n_first;
+  int64_t n_rows, n_cols;
+  int64_t element_size;  // bytes of an element of source
+  void* panels;
+  bool pairs;  // the operand is Pair: K counts up to the next even number
+  bool drop;   // else the three below mean nothing
+  uint64_t seed;
+  uint32_t threshold;  // drop_threshold(drop_p)
+  double scale;        // 1 / (1 - drop_p)
+
+  const void* row(int64_t r) const {
+    const bool first = r < n_first;
+    return static_cast<const char*>(first ? source : rest) +
+           (first ? r : r - n_first) * n_cols * element_size;
+  }
+  int64_t padded(int64_t K) const { return pairs ? (K + 1) / 2 * 2 : K; }
+};
+
+// The tasks of a time step: every panel of the weight times every chunk of rows.
+struct LstmGrid {
+  int64_t n_panels, n_chunks, chunk_rows;
+  int64_t n_tasks() const { return n_panels * n_chunks; }
+};
+
+// A time step. Backward, t is the step whose da is made, before the one whose da is multiplied.
+struct LstmStep {
+  int64_t t;       // -1: no step is left, dh is the gradient of h0
+  int64_t slot;    // forward: place of t in gates
+  int64_t before;  // backward
+  int64_t start;   // backward: the step that ran first
+  int64_t back;    // backward: -1, or +1 if the sequence ran in reverse
+  int parity;      // which of two buffers is read; the other is written
+  // A product made elsewhere, of the storage type: h W^T [B, 4H], or dh [B, H]; or nullptr.
+  const void* product;
+};
+
+// S: the storage type. C: float, or double beside it. E: C, or bfloat16 where pairs are multiplied.
+struct LstmForwardParams {
+  int64_t B, H, K;  // K: columns of h, H or the next even number
+  LstmGrid grid;
+  const void* panels;      // E, of pack_gates
+  void* h[2];              // E [B, K] each
+  void* c;                 // C [B, H]
+  void* gates;             // S [slots, B, 4H]: in x W_ih^T + bias, out the activated gates if save
+  void* y;                 // S [T, B, H]
+  void* cells;             // C [T, B, H] if save
+  const int64_t* lengths;  // [B] or nullptr
+  bool save;
+};
+
+struct LstmBackwardParams {
+  int64_t B, H;
+  LstmGrid grid;
+  const void* panels;  // E, of pack_rows
+  const void* dy;      // S [T, B, H]
+  const void* gates;   // S [T, B, 4H]
+  const void* cells;   // C [T, B, H]
+  const void* c0;      // C [B, H]
+  void* dgates;        // S [T, B, 4H]
+  void* da[2];         // E [B, 4H] each, where E is not S
+  void* dc;            // C [B, H]: in dc_n, out dc0
+  void* carry;         // C [B, H], zeros, with lengths; else nullptr
+  void* dh0;           // S [B, H]
+  const int64_t* lengths;
+};
+
+struct ProductParams {
+  int64_t M, N, K;
+  const void* a;  // [M, K]
+  const void* panels;
+  const void* bias;  // [N] or nullptr
+  void* out;         // [M, N]
+};
+
+struct TransposedProductParams {
+  int64_t M, K;
+  int64_t N[2];
+  const void* a;          // [K, M]
+  const void* panels[2];  // [K, N]
+  void* out[2];           // [M, N]
+};
+
+// What an instruction set does for one pair of storage type and operand. Every function works on a
+// range of panels, rows, tasks or chunks; any number of threads may share them out.
+struct LstmKernels {
+  int64_t n_units;                    // units of a panel of pack_gates
+  int64_t n_columns;                  // columns of a panel of pack_rows
+  int64_t n_tile_rows, n_chunk_rows;  // rows of a tile; most rows of a chunk
+  bool pairs;
+  bool steps_by_torch;  // the product of a step, and every other, is torch's
+  void (*pack_gates)(const PackParams&, int64_t first, int64_t last);
+  void (*pack_rows)(const PackParams&, int64_t first, int64_t last);  // pairs of rows if pairs
+  void (*forward)(const LstmForwardParams&, const LstmStep&, int64_t first, int64_t last);
+  void (*backward)(const LstmBackwardParams&, const LstmStep&, int64_t first, int64_t last);
+  // nullptr where torch's product is to be used.
+  void (*gates_product)(const ProductParams&, int64_t first, int64_t last);
+  void (*rows_product)(const ProductParams&, int64_t first, int64_t last);
+  void (*transposed_product)(const TransposedProductParams&, int64_t first, int64_t last);
+};
+
+// The kernels of a storage type on this machine's processor.
+const LstmKernels& lstm_kernels_cpu(DType dtype);
+
+// Tests and benchmarks: take the kernels of the n-th instruction set that this processor knows, 0
+// the best; returns how many it knows. Not to be called while kernels run.
+int64_t use_instruction_set(int64_t n);
+
 #ifdef USE_CUDA
 cudaError_t launch_drop_connect(const DropConnectParams& params, cudaStream_t stream);
 #endif

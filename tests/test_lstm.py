@@ -137,6 +137,17 @@ def test_lstm_forward_and_backward_leave_the_state_of_a_row_without_steps(revers
 
 
 @pytest.mark.parametrize("reverse", [False, True])
+def test_what_lies_beyond_a_row_does_not_matter(reverse: bool) -> None:
+    call = draw(Case(SHAPE, lengths="some", reverse=reverse))
+    expected = run(functional.lstm, call)
+    beyond = torch.arange(SHAPE[0])[:, None] >= call.lengths
+    call.tensors["x"][beyond] = torch.inf
+    found = run(functional.lstm, call)
+    for name in ("y", "h_n", "c_n", "dx", "dh0", "dc0", "dw_hh"):
+        assert torch.equal(found[name], expected[name]), name
+
+
+@pytest.mark.parametrize("reverse", [False, True])
 def test_lengths_outside_the_sequence_mean_the_nearest(reverse: bool) -> None:
     # Compiled code does not look at the values, so the op meets them.
     wild = draw(Case(SHAPE, lengths=(7, -1, 2**40, -(2**40), 3, 6, 0), reverse=reverse))

@@ -84,6 +84,10 @@ BAD_VALUES: dict[str, dict[str, Any]] = {
     "lengths: expected values in 1..4, found 0..4": {"lengths": torch.tensor([4, 0, 2])},
     "lengths: expected values in 1..4, found 1..5": {"lengths": torch.tensor([4, 5, 1])},
     "lengths: expected values in 1..4, found -2..3": {"lengths": torch.tensor([-2, 3, 1])},
+    "x: expected a dense tensor, found torch.sparse_coo; call x.to_dense()": {
+        "x": Tensor.to_sparse
+    },
+    "w_hh: expected shape [4H, H] with H >= 1, found []": {"w_hh": lambda w: w[0, 0]},
     "w_hh: expected shape [4H, H] with H >= 1, found [0, 0]": {
         "w_ih": lambda w: w[:0],
         "w_hh": lambda w: w[:0, :0],
@@ -107,8 +111,9 @@ def test_lstm_names_the_argument_of_the_wrong_shape(
     name: str, change: Callable[[Tensor], Tensor]
 ) -> None:
     wrong = change(draw(CASE).tensors[name])
-    # H is read from w_hh: where its last size is wrong, w_ih is the first that does not fit.
-    named = "w_ih" if name == "w_hh" and wrong.shape[-1] != H else name
+    # H is read from w_hh: where only its last size is wrong, w_ih is the first that does not fit.
+    misread = name == "w_hh" and wrong.dim() == 2 and wrong.shape[-1] not in (0, H)
+    named = "w_ih" if misread else name
     found = f"found {list(wrong.shape) if named == name else SHAPES[named]}"
     with pytest.raises(ValueError, match=f"^{named}: expected shape .*, {re.escape(found)}"):
         call_lstm(**{name: wrong})

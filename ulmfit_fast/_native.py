@@ -1,8 +1,8 @@
 """Loads the compiled libraries, registers one kernel per op and device, keeps why one is missing.
 
-On the CPU an op runs its compiled kernel, else its reference. On a GPU it runs its compiled kernel,
-else it raises: there is no silent fallback. ULMFIT_FAST_REFERENCE=1, read at import, runs the
-reference on both.
+On the CPU an op runs its compiled kernel, else its reference. On a GPU it runs its CUDA C++ or
+Triton kernel, else it raises: there is no silent fallback. ULMFIT_FAST_REFERENCE=1, read at import,
+runs the reference on both.
 """
 
 from __future__ import annotations
@@ -10,34 +10,43 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from ulmfit_fast import _ops, reference
-from ulmfit_fast.kernels import drop_connect
+from ulmfit_fast.kernels import drop_connect, lstm
 
 BUILD_COMMAND = "pip install --no-build-isolation -e ."
-REFERENCE_KERNELS: dict[str, Callable[..., object]] = {"drop_connect": reference.drop_connect}
+REFERENCE_KERNELS: dict[str, Callable[..., object]] = {
+    op: getattr(reference, op) for op in _ops.SCHEMAS
+}
+#: Launchers that need the library ulmfit_fast._cuda.
 CUDA_KERNELS: dict[str, Callable[..., object]] = {"drop_connect": drop_connect.drop_connect}
+#: Launchers that need Triton alone.
+TRITON_KERNELS: dict[str, Callable[..., object]] = {
+    "lstm_forward": lstm.lstm_forward,
+    "lstm_backward": lstm.lstm_backward,
+}
 
-#: (op, device type) -> "compiled" or "reference": the kernel that runs.
+#: (op, device type) -> "compiled", "triton" or "reference": the kernel that runs.
 kernels: dict[tuple[str, str], str] = {}
-#: (op, device type) -> why there is no compiled kernel.
+#: (op, device type) -> why it is not a kernel of ours.
 missing: dict[tuple[str, str], str] = {}
 
 
 def why_missing(op: str, device_type: str = "cuda") -> str | None:
-    """Return why an op has no compiled kernel for a kind of device; None where it has one.
+    """Return why an op has no kernel of ours for a kind of device; None where it has one.
 
     Args:
         op: name without the namespace.
         device_type: "cpu", "cuda" or another of torch's device types.
 
     Returns:
-        reason: part of a sentence, without a full stop; None if a compiled kernel is registered.
+        reason: part of a sentence, without a full stop; None if more than the reference runs.
     """
-    if kernels.get((op, device_type)) == "compiled":
+    if kernels.get((op, device_type)) in ("compiled", "triton"):
         return None
     return missing.get((op, device_type), f"ulmfit_fast has no kernels for {device_type}")
 
@@ -99,7 +108,8 @@ def _register_compiled(device_type: str) -> None:
     """Register the compiled kernels of a device; warn where a library that was built is no use."""
     reason = _load_library(device_type)
     complaint = reason if reason and "cannot be loaded" in reason else None
-    for op in _ops.SCHEMAS:
+    ops = CUDA_KERNELS if device_type == "cuda" else _ops.SCHEMAS
+    for op in ops:
         kernel = None
         why = reason or ""
         if reason is None:
@@ -117,6 +127,21 @@ def _register_compiled(device_type: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
+def _register_triton() -> None:
+    """Register the Triton kernels, which compile themselves when they are first launched."""
+    reason = None
+    if torch.version.cuda is None and torch.version.hip is None:
+        reason = f"torch {torch.__version__} is not a CUDA build"
+    elif find_spec("triton") is None:
+        reason = "triton is not installed (pip install triton)"
+    for op, launcher in TRITON_KERNELS.items():
+        if reason is not None:
+            missing[op, "cuda"] = reason
+            continue
+        torch.library.register_kernel(f"ulmfit_fast::{op}", "cuda", launcher)
+        kernels[op, "cuda"] = "triton"
+
+
 def _register() -> None:
     """Register one kernel for every op and kind of device."""
     by_reference = {"cpu"}
@@ -128,6 +153,7 @@ def _register() -> None:
     else:
         _register_compiled("cpu")
         _register_compiled("cuda")
+        _register_triton()
     for op in _ops.SCHEMAS:
         for device_type in sorted(by_reference):
             if (op, device_type) not in kernels:

@@ -1,6 +1,7 @@
 """Operator contracts: schema, fake and gradient of every op. No arithmetic lives here.
 
-The kernels of an op are registered in _native.py: exactly one for each kind of device.
+The kernels of an op are registered in _native.py: exactly one for each kind of device. What the
+arguments and results mean stands in reference/, under the op's name.
 """
 
 from __future__ import annotations
@@ -10,8 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ulmfit_fast.reference import accumulation_dtype
+
 SCHEMAS = {
     "drop_connect": "(Tensor weight, float drop_p, Tensor seed) -> Tensor",
+    "lstm_forward": (
+        "(Tensor x, Tensor w_ih, Tensor w_hh, Tensor? bias, Tensor h0, Tensor c0, "
+        "Tensor? lengths, Tensor? seed, float drop_p, bool reverse, bool save) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "lstm_backward": (
+        "(Tensor dy, Tensor dh_n, Tensor dc_n, Tensor x, Tensor w_ih, Tensor w_hh, Tensor h0, "
+        "Tensor c0, Tensor y, Tensor c, Tensor gates, Tensor? lengths, Tensor? seed, "
+        "float drop_p, bool reverse, bool need_dx, bool need_dw) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
 }
 
 for _name, _schema in SCHEMAS.items():
@@ -33,7 +47,89 @@ def _drop_connect_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return torch.ops.ulmfit_fast.drop_connect(grad, ctx.drop_p, seed), None, None
 
 
+def _lstm_forward_fake(
+    x: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    c0: Tensor,
+    lengths: Tensor | None,
+    seed: Tensor | None,
+    drop_p: float,
+    reverse: bool,
+    save: bool,
+) -> tuple[Tensor, ...]:
+    T, B, H = x.shape[0], x.shape[1], w_hh.shape[1]
+    state = x.new_empty(B, H), c0.new_empty(B, H)
+    wide = accumulation_dtype(x.dtype)
+    c = x.new_empty((T, B, H) if save else 0, dtype=wide)
+    return x.new_empty(T, B, H), *state, c, x.new_empty((T, B, 4 * H) if save else 0)
+
+
+def _lstm_forward_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, w_ih, w_hh, bias, h0, c0, lengths, seed, ctx.drop_p, ctx.reverse, ctx.save = inputs
+    y, _, _, c, gates = output
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, w_ih, w_hh, h0, c0, y, c, gates, lengths, seed)
+    ctx.mark_non_differentiable(c, gates)
+
+
+def _lstm_forward_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    if not ctx.save:
+        raise RuntimeError("lstm_forward: a gradient is wanted of a call with save=False")
+    need_x, need_w_ih, need_w_hh, need_bias, need_h0, need_c0 = ctx.needs_input_grad[:6]
+    dx, dw_ih, dw_hh, dbias, dh0, dc0 = torch.ops.ulmfit_fast.lstm_backward(
+        *grads[:3], *ctx.saved_tensors, ctx.drop_p, ctx.reverse, need_x,
+        need_w_ih or need_w_hh or need_bias,
+    )  # fmt: skip
+    return (
+        dx if need_x else None,
+        dw_ih if need_w_ih else None,
+        dw_hh if need_w_hh else None,
+        dbias if need_bias else None,
+        dh0 if need_h0 else None,
+        dc0 if need_c0 else None,
+        *[None] * 5,
+    )
+
+
+def _lstm_backward_fake(
+    dy: Tensor,
+    dh_n: Tensor,
+    dc_n: Tensor,
+    x: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    need_dx, need_dw = rest[-2:]
+    dx = x.new_empty(x.shape if need_dx else 0)
+    sizes = (w_ih.shape, w_hh.shape, w_hh.shape[:1]) if need_dw else (0, 0, 0)
+    return (
+        dx,
+        *(x.new_empty(size) for size in sizes),
+        h0.new_empty(h0.shape),
+        c0.new_empty(c0.shape),
+    )
+
+
+def _lstm_backward_backward(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError(
+        "lstm_backward: the kernels give first derivatives only; for second ones call "
+        "ulmfit_fast.reference.lstm"
+    )
+
+
 torch.library.register_fake("ulmfit_fast::drop_connect", _drop_connect_fake)
 torch.library.register_autograd(
     "ulmfit_fast::drop_connect", _drop_connect_backward, setup_context=_drop_connect_save
 )
+torch.library.register_fake("ulmfit_fast::lstm_forward", _lstm_forward_fake)
+torch.library.register_autograd(
+    "ulmfit_fast::lstm_forward", _lstm_forward_backward, setup_context=_lstm_forward_save
+)
+torch.library.register_fake("ulmfit_fast::lstm_backward", _lstm_backward_fake)
+torch.library.register_autograd("ulmfit_fast::lstm_backward", _lstm_backward_backward)

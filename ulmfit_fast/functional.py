@@ -1,6 +1,6 @@
 """The documented functions: check the arguments, then call the operation.
 
-Sizes as in reference.py. Every random mask is a function of a seed tensor; draw_seeds makes seeds
+Sizes as in reference/. Every random mask is a function of a seed tensor; draw_seeds makes seeds
 from PyTorch's generator of the device, so torch.manual_seed fixes every mask.
 """
 
@@ -13,6 +13,9 @@ from torch import Tensor
 from ulmfit_fast import _native, reference
 
 State = tuple[Tensor, Tensor]
+#: w_ih [4H, I], w_hh [4H, H], b_ih [4H] and b_hh [4H], or both None.
+LSTMWeights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+LSTM_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def draw_seeds(n: int, device: torch.device | str) -> Tensor:
@@ -37,16 +40,12 @@ def drop_connect(weight: Tensor, drop_p: float, seed: Tensor) -> Tensor:
         ValueError: drop_p outside [0, 1), or a seed of another dtype, size or device.
         RuntimeError: no kernel for weight's device; the message says why and what to run.
 
-    Numbers: the same bits on every backend. Layout of the mask: reference.py.
+    Numbers: the same bits on every backend. Layout of the mask: reference/masks.py.
     """
     check_drop_p(drop_p)
     if not weight.is_floating_point():
         raise ValueError(f"weight: expected a floating-point tensor, found {weight.dtype}")
-    if seed.dtype != torch.int64 or seed.numel() != 1:
-        found = f"{seed.dtype} {list(seed.shape)}"
-        raise ValueError(f"seed: expected an int64 tensor with one element, found {found}")
-    if seed.device != weight.device:
-        raise ValueError(f"seed: expected on {weight.device} beside weight, found on {seed.device}")
+    check_seed(seed, "weight", weight.device)
     _native.require_kernel("drop_connect", weight.device)
     dropped: Tensor = torch.ops.ulmfit_fast.drop_connect(weight, drop_p, seed)
     return dropped
@@ -54,45 +53,57 @@ def drop_connect(weight: Tensor, drop_p: float, seed: Tensor) -> Tensor:
 
 def lstm(
     x: Tensor,
-    state: State,
-    weights: tuple[Tensor, Tensor, Tensor, Tensor],
-    drop_p: float,
-    seed: Tensor | None,
+    state: State | None,
+    weights: LSTMWeights,
+    drop_p: float = 0.0,
+    seed: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
 ) -> tuple[Tensor, State]:
     """Run one LSTM layer whose recurrent weights are dropped once for the whole sequence.
 
     Equivalent to: torch.nn.LSTM(I, H) with weight_hh_l0 replaced by drop_connect(weight_hh_l0).
 
     Args:
-        x: input; shape [T, B, I].
-        state: h0 and c0; each of shape [B, H].
-        weights: w_ih [4H, I], w_hh [4H, H], b_ih [4H], b_hh [4H]; gates i, f, g, o.
+        x: input; shape [T, B, I]; float32, bfloat16, float16 or float64.
+        state: h0 and c0, each of shape [B, H]; None: zeros. c0 may be float32 beside 16-bit x.
+        weights: w_ih [4H, I], w_hh [4H, H], b_ih [4H] and b_hh [4H], or both None; gates i f g o.
         drop_p: chance that an entry of w_hh is zero for this whole sequence, in [0, 1).
-        seed: int64 tensor with one element; None only where drop_p is 0.
+        seed: int64 tensor with one element, on x's device; None only where drop_p is 0.
+        lengths: steps of each row, in 1..T; int64, shape [B]; None: all T. Beyond its length a
+            row's y is 0 and its state stands still. On the CPU the values are checked; on another
+            device, where looking would wait for it, those outside 0..T mean the nearer of the two.
+        reverse: run from each row's last step to its first.
 
     Returns:
-        y: hidden states; shape [T, B, H].
-        state: h and c of the last step; each of shape [B, H].
+        y: hidden states; shape [T, B, H], dtype of x.
+        state: h and c after the last step; each of shape [B, H], dtypes of the initial state.
 
     Raises:
-        ValueError: a shape that does not fit the others, an empty sequence, or a missing seed.
+        ValueError: an argument whose shape, dtype or device does not fit x and w_hh, an empty
+            sequence or batch, drop_p outside [0, 1), lengths outside 1..T, a missing seed.
+        NotImplementedError: a dtype that the kernels do not know; a second derivative.
+        RuntimeError: no kernel for x's device; the message says why and what to run.
 
-    Numbers: torch's own LSTM with the dropped weight; gradients of everything by autograd.
+    Numbers: sums and cell state in float32 (float64 for float64). Gradients of everything but seed
+        and lengths, once. The same bits for the same seed, machine and number of threads.
     Source: Merity, Keskar, Socher 2017, arXiv:1708.02182, section 2.
     """
+    check_lstm(x, state, weights, drop_p, seed, lengths)
     w_ih, w_hh, b_ih, b_hh = weights
-    h0, c0 = state
-    check_lstm_shapes(x, state, weights)
-    if drop_p > 0:
-        if seed is None:
-            raise ValueError(f"seed: a tensor is needed where drop_p is {drop_p}")
-        w_hh = drop_connect(w_hh, drop_p, seed)
-    y, h_n, c_n = torch.lstm(
-        x, [h0.unsqueeze(0), c0.unsqueeze(0)], [w_ih, w_hh, b_ih, b_hh],
-        has_biases=True, num_layers=1, dropout=0.0, train=torch.is_grad_enabled(),
-        bidirectional=False, batch_first=False,
-    )  # fmt: skip
-    return y, (h_n.squeeze(0), c_n.squeeze(0))
+    if state is None:
+        h0 = x.new_zeros(x.shape[1], w_hh.shape[1])
+        state = (h0, h0.clone())
+    if lengths is not None:
+        lengths = lengths.to(x.device, non_blocking=True)
+    bias = None if b_ih is None or b_hh is None else b_ih + b_hh
+    arguments = (x, w_ih, w_hh, bias, *state)
+    save = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments)
+    _native.require_kernel("lstm_forward", x.device)
+    y, h_n, c_n, _, _ = torch.ops.ulmfit_fast.lstm_forward(
+        *arguments, lengths, seed if drop_p > 0 else None, drop_p, reverse, save
+    )
+    return y, (h_n, c_n)
 
 
 def embedding_dropout(
@@ -195,19 +206,73 @@ def check_drop_p(drop_p: float) -> None:
         raise ValueError(f"drop_p: expected a chance in [0, 1), found {drop_p}")
 
 
-def check_lstm_shapes(x: Tensor, state: State, weights: tuple[Tensor, ...]) -> None:
-    """Raise ValueError naming the first argument of lstm whose shape does not fit x and w_hh."""
+def check_seed(seed: Tensor, beside: str, device: torch.device) -> None:
+    """Raise ValueError unless seed is an int64 tensor with one element on a device."""
+    if seed.dtype != torch.int64 or seed.numel() != 1:
+        found = f"{seed.dtype} {list(seed.shape)}"
+        raise ValueError(f"seed: expected an int64 tensor with one element, found {found}")
+    if seed.device != device:
+        raise ValueError(f"seed: expected on {device} beside {beside}, found on {seed.device}")
+
+
+def check_lstm(
+    x: Tensor,
+    state: State | None,
+    weights: LSTMWeights,
+    drop_p: float,
+    seed: Tensor | None,
+    lengths: Tensor | None,
+) -> None:
+    """Raise ValueError naming the first argument of lstm that does not fit x and w_hh."""
+    check_drop_p(drop_p)
     if x.dim() != 3 or x.shape[0] == 0 or x.shape[1] == 0:
         raise ValueError(f"x: expected shape [T, B, I] with T, B >= 1, found {list(x.shape)}")
-    B, H = x.shape[1], weights[1].shape[-1]
-    expected = {
-        "w_ih": (weights[0], [4 * H, x.shape[2]]),
+    if x.layout != torch.strided:
+        raise ValueError(f"x: expected a dense tensor, found {x.layout}; call x.to_dense()")
+    if x.dtype not in LSTM_DTYPES:
+        known = ", ".join(str(t).removeprefix("torch.") for t in LSTM_DTYPES)
+        raise NotImplementedError(f"x: the LSTM kernels know {known}, found {x.dtype}; convert it")
+    if (weights[2] is None) != (weights[3] is None):
+        missing = "b_ih" if weights[2] is None else "b_hh"
+        raise ValueError(f"{missing}: expected both biases or neither, found None")
+    if weights[1].dim() != 2 or weights[1].shape[1] == 0:
+        found = list(weights[1].shape)
+        raise ValueError(f"w_hh: expected shape [4H, H] with H >= 1, found {found}")
+    (T, B, I), H = x.shape, weights[1].shape[1]
+    expected: dict[str, tuple[Tensor | None, list[int]]] = {
+        "w_ih": (weights[0], [4 * H, I]),
         "w_hh": (weights[1], [4 * H, H]),
         "b_ih": (weights[2], [4 * H]),
         "b_hh": (weights[3], [4 * H]),
-        "h0": (state[0], [B, H]),
-        "c0": (state[1], [B, H]),
+        "h0": (state and state[0], [B, H]),
+        "c0": (state and state[1], [B, H]),
     }
     for name, (tensor, shape) in expected.items():
+        if tensor is None:
+            continue
         if list(tensor.shape) != shape:
             raise ValueError(f"{name}: expected shape {shape}, found {list(tensor.shape)}")
+        if tensor.device != x.device:
+            raise ValueError(f"{name}: expected on {x.device} beside x, found on {tensor.device}")
+        wide = reference.accumulation_dtype(x.dtype)
+        if tensor.dtype != x.dtype and not (name == "c0" and tensor.dtype == wide):
+            raise ValueError(f"{name}: expected {x.dtype} like x, found {tensor.dtype}")
+    if seed is not None:
+        check_seed(seed, "x", x.device)
+    elif drop_p > 0:
+        raise ValueError(f"seed: a tensor is needed where drop_p is {drop_p}")
+    if lengths is not None:
+        check_lengths(lengths, T, B, x.device)
+
+
+def check_lengths(lengths: Tensor, T: int, B: int, device: torch.device) -> None:
+    """Raise ValueError unless lengths is [B], int64, and, where it can be seen, within 1..T."""
+    if lengths.dtype != torch.int64 or list(lengths.shape) != [B]:
+        found = f"{lengths.dtype} {list(lengths.shape)}"
+        raise ValueError(f"lengths: expected an int64 tensor of shape [{B}], found {found}")
+    if lengths.device.type != "cpu" and lengths.device != device:
+        raise ValueError(f"lengths: expected on the CPU or {device}, found on {lengths.device}")
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (int(value) for value in lengths.aminmax())
+        if low < 1 or high > T:
+            raise ValueError(f"lengths: expected values in 1..{T}, found {low}..{high}")

@@ -1,0 +1,11 @@
+// What the bindings of the CPU share.
+#pragma once
+
+#include "bindings.h"
+
+namespace ulmfit_fast {
+
+// The op drop_connect; used by lstm_backward, whose weights' gradient has the weights' mask.
+Tensor drop_connect(const Tensor& weight, double drop_p, const Tensor& seed);
+
+}  // namespace ulmfit_fast

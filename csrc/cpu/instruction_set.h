@@ -1,0 +1,73 @@
+// The kernels of one instruction set: included once by each instruction_set_*.cpp, which defines
+//
+//   ULMFIT_FAST_ISA        name of the namespace and of the function that returns its kernels
+//   ULMFIT_FAST_VECTOR     bytes of a vector register
+//   ULMFIT_FAST_ROWS       rows of a tile: 4 * (rows + 1) vectors and a factor fit the registers
+//   ULMFIT_FAST_PRODUCTS   whether products of whole sequences are ours or torch's
+//   ULMFIT_FAST_HAS_PAIRS  if there is an instruction for pairs of bfloat16
+//
+// after it has included instruction_set_headers.h and chosen its target with a pragma: code of the
+// standard library must not be compiled for one instruction set and linked into another's.
+
+namespace ulmfit_fast::ULMFIT_FAST_ISA {
+namespace {
+
+constexpr int kVectorBytes = ULMFIT_FAST_VECTOR;
+constexpr int kRows = ULMFIT_FAST_ROWS;
+
+// In the order of use.
+// clang-format off
+#include "vector.h"
+#include "product.h"
+#include "pack.h"
+#include "lstm_step.h"
+#include "sequence_product.h"
+// clang-format on
+
+template <typename S, typename Operand>
+LstmKernels make_kernels() {
+  using C = ComputeOf<Operand>;
+  LstmKernels kernels{};
+  kernels.n_units = kLanes<C>;
+  kernels.n_columns = kColumns<C>;
+  kernels.n_tile_rows = kRows;
+  kernels.n_chunk_rows = kMaxRows;
+  kernels.pairs = std::is_same_v<Operand, Pair>;
+  kernels.pack_gates = &pack_gates<S, Operand>;
+  kernels.pack_rows = &pack_rows<S, Operand>;
+  kernels.forward = &LstmStepper<S, Operand>::forward;
+  kernels.backward = &LstmStepper<S, Operand>::backward;
+  if constexpr (std::is_same_v<S, ElementOf<Operand>> && ULMFIT_FAST_PRODUCTS) {
+    kernels.gates_product = &SequenceProduct<S, Operand>::gates;
+    kernels.rows_product = &SequenceProduct<S, Operand>::rows;
+    kernels.transposed_product = &SequenceProduct<S, Operand>::transposed;
+  }
+  return kernels;
+}
+
+}  // namespace
+
+const LstmKernels& lstm_kernels(DType dtype) {
+#ifdef ULMFIT_FAST_HAS_PAIRS
+  using ProductOfBFloat16 = Pair;
+#else
+  using ProductOfBFloat16 = float;
+#endif
+  static const LstmKernels of_float32 = make_kernels<float, float>();
+  static const LstmKernels of_float64 = make_kernels<double, double>();
+  static const LstmKernels of_bfloat16 = make_kernels<c10::BFloat16, ProductOfBFloat16>();
+  static const LstmKernels of_float16 = make_kernels<c10::Half, float>();
+  switch (dtype) {
+    case DType::kFloat32:
+      return of_float32;
+    case DType::kFloat64:
+      return of_float64;
+    case DType::kBFloat16:
+      return of_bfloat16;
+    case DType::kFloat16:
+      break;
+  }
+  return of_float16;
+}
+
+}  // namespace ulmfit_fast::ULMFIT_FAST_ISA
