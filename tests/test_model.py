@@ -154,6 +154,14 @@ def test_parameter_counts_are_those_of_fastai() -> None:
     assert sum(p.numel() for p in classifier.parameters()) == 32_335_880
 
 
+def test_saved_models_keep_the_names_of_their_parameters() -> None:
+    kinds = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    rnns = [f"encoder.rnns.{layer}.{kind}" for layer in range(3) for kind in kinds]
+    expected = ["decoder_bias", "encoder.embedding.weight", *rnns]
+    assert list(LanguageModel(CONFIG).state_dict()) == expected
+    assert list(TextClassifier(CONFIG, 2).state_dict())[:13] == expected[1:]
+
+
 def test_layer_groups_hold_every_parameter_once_in_order() -> None:
     language_model, classifier = LanguageModel(CONFIG), TextClassifier(CONFIG, 2)
     assert list(language_model.layer_groups()) == ["rnn0", "rnn1", "rnn2", "embedding"]

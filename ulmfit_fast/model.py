@@ -104,7 +104,7 @@ class AWDLSTM(nn.Module):
         )
         self.input_dropout = VariationalDropout(p.input)
         self.rnns = nn.ModuleList(
-            WeightDroppedLSTM(i, h, p.weight)
+            WeightDroppedLSTM(i, h, drop_p=p.weight)
             for i, h in zip(sizes, [*sizes[1:], config.embed_size], strict=True)
         )
         self.hidden_dropout = VariationalDropout(p.hidden)
@@ -118,8 +118,12 @@ class AWDLSTM(nn.Module):
         for layer, rnn in enumerate(self.rnns):
             if layer > 0:
                 x = self.hidden_dropout(x)
-            x, (h, c) = rnn(x, None if state is None else state[layer])
-            new_state.append((h.detach(), c.detach()))
+            hx = None
+            if state is not None:
+                h, c = state[layer]  # [B, H]
+                hx = h.unsqueeze(0), c.unsqueeze(0)
+            x, (h, c) = rnn(x, hx)
+            new_state.append((h.detach().squeeze(0), c.detach().squeeze(0)))
         return x, new_state
 
 
