@@ -56,7 +56,7 @@ def test_every_instruction_set_is_as_accurate_as_pytorch(case: Case) -> None:
 @pytest.mark.usefixtures("_instruction_set")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gates_are_accurate_over_their_whole_range(dtype: torch.dtype) -> None:
-    # One unit, one step, no recurrence: y = sigmoid(a) tanh(sigmoid(a) tanh(a)) shows every function.
+    # One unit, one step, no recurrence: y = sigmoid(a) tanh(sigmoid(a) tanh(a)) shows both.
     a = torch.cat([torch.linspace(-100, 100, 4001), torch.logspace(-30, 2, 500), torch.zeros(1)])
     x = torch.cat([a, -a]).to(dtype).reshape(1, -1, 1)
     ones, zero = torch.ones(4, 1, dtype=dtype), torch.zeros(x.shape[1], 1, dtype=dtype)

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pack_sequence
 from ulmfit_fast import functional
 from ulmfit_fast.modules import EmbeddingDropout, VariationalDropout, WeightDroppedLSTM
 
-T, B, I, H = 6, 4, 5, 7  # noqa: E741, the project's letter for the input size
+T, B, I, H = 6, 4, 5, 7
 
 
 def test_each_layer_and_direction_has_a_mask_of_its_own_from_one_draw() -> None:

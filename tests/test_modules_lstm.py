@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from ulmfit_fast import functional, reference
 from ulmfit_fast.modules import WeightDroppedLSTM
 
-T, B, I, H = 6, 4, 5, 7  # noqa: E741, the project's letter for the input size
+T, B, I, H = 6, 4, 5, 7
 LENGTHS = {"sorted": torch.tensor([6, 4, 4, 1]), "unsorted": torch.tensor([2, 6, 1, 5])}
 KINDS: dict[str, dict[str, Any]] = {
     "one": {},

@@ -40,8 +40,8 @@ def lstm_forward(
         bias: b_ih + b_hh; shape [4H]; None for none.
         h0: initial hidden state; shape [B, H].
         c0: initial cell state; shape [B, H], of x's dtype or the accumulation dtype.
-        lengths: steps of each row; int64, shape [B], values outside 0..T mean the nearer of the two;
-            None: all T. Beyond its length a row's state stands still and its y is 0.
+        lengths: steps of each row; int64, shape [B], those outside 0..T mean the nearer of
+            the two; None: all T. Beyond its length a row's state stands still and its y is 0.
         seed: int64 tensor with one element; None only where drop_p is 0.
         drop_p: chance that an entry of w_hh is zero for this whole sequence, in [0, 1).
         reverse: run from each row's last step to its first; h[t-1] then means h[t+1].
