@@ -1,32 +1,56 @@
-"""Write the README's table from benchmarks/results; --check fails where the README is not that.
+"""Write the README's table, docs/benchmarks.md and the plots from benchmarks/results.
 
-Of every case and machine the newest result counts. Times are medians in milliseconds; a difference
-inside the spread of the two repeats is called equal.
+--check changes nothing, needs no matplotlib, and fails where one of them is not what the results
+say. Of every case and machine the newest result counts. Times are medians in milliseconds; a
+difference inside the spread of the repeats is called equal.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import machine as machine_record
+import plot
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
-IMPLEMENTATIONS = ("ulmfit_fast", "torch", "reference")
-COLUMNS = ("operation", "sizes", "dtype", "ulmfit_fast, ms", "PyTorch, ms", "reference, ms")
-HEADER = f"| {' | '.join(COLUMNS)} | against PyTorch |\n" + "|---" * (len(COLUMNS) + 1) + "|"
+#: Columns of times, in order; one is there if a record has such a case.
+IMPLEMENTATIONS = {
+    "ulmfit_fast": "ulmfit_fast",
+    "ulmfit_fast_graph": "in a CUDA graph",
+    "torch": "PyTorch",
+    "torch_undropped": "PyTorch, no weight drop",
+    "fastai": "fastai",
+    "reference": "reference",
+}
+#: Cases of the LSTM that the README shows: training, at (T, B, H). The rest is in docs.
+README_POINTS = {(70, 64, 1152), (70, 64, 400), (70, 1, 1152)}
+README_DTYPES = {"float32", "bfloat16"}
 
 
-def newest_results(folder: Path) -> list[dict[str, Any]]:
-    """Return the newest record of every (case, machine), in the order of their names."""
+def newest_results(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Return the newest record of every (case, machine) by its file, in the order of names."""
     newest: dict[str, Path] = {}
     for path in sorted(folder.glob("*--*--*.json")):
         newest[path.stem.rpartition("--")[0]] = path
-    return [json.loads(path.read_text()) for path in newest.values()]
+    return {path: json.loads(path.read_text()) for path in newest.values()}
+
+
+def for_readme(case: dict[str, Any]) -> bool:
+    """Say whether the README shows a case."""
+    if case["op"] == "nn.LSTM" or case["impl"] == "torch_undropped":
+        return False
+    if not case["op"].startswith("lstm"):
+        return True
+    point = tuple(case["sizes"][letter] for letter in "TBH")
+    wanted = point in README_POINTS and case["dtype"] in README_DTYPES
+    return wanted and case["mode"] == "forward+backward"
 
 
 def compare(ours: dict[str, Any] | None, torchs: dict[str, Any] | None) -> str:
@@ -38,43 +62,112 @@ def compare(ours: dict[str, Any] | None, torchs: dict[str, Any] | None) -> str:
     return "equal" if 1 / spread <= ratio <= spread else f"{ratio:.2g}x"
 
 
-def rows(record: dict[str, Any]) -> list[str]:
-    """Return the table rows of one record."""
+def table_of_cases(cases: list[dict[str, Any]], whole: bool) -> list[str]:
+    """Return a table with a line for each operation, size and dtype.
+
+    Args:
+        cases: of one record.
+        whole: add the floor's part in our time, for docs.
+    """
     groups: dict[tuple[str, ...], dict[str, Any]] = {}
-    for case in record["cases"]:
+    for case in cases:
         sizes = ", ".join(f"{letter} {size}" for letter, size in case["sizes"].items())
         key = (f"`{case['op']}` {case['mode']}", sizes, case["dtype"])
         groups.setdefault(key, {})[case["impl"]] = case
-    lines = []
-    for key, cases in groups.items():
-        found = [cases.get(impl) for impl in IMPLEMENTATIONS]
-        times = [f"{c['time_ms']['p50']:.3g}" if c else "–" for c in found]
-        lines.append("| " + " | ".join([*key, *times, compare(found[0], found[1])]) + " |")
+    present = [impl for impl in IMPLEMENTATIONS if any(impl in group for group in groups.values())]
+    titles = [f"{IMPLEMENTATIONS[impl]}, ms" for impl in present]
+    last = ["against PyTorch", *(["floor / time"] if whole else [])]
+    columns = ["operation", "sizes", "dtype", *titles, *last]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for key, group in groups.items():
+        times = [f"{group[i]['time_ms']['p50']:.3g}" if i in group else "–" for i in present]
+        # In a graph where there is one: what training with graphs would see.
+        ours = group.get("ulmfit_fast_graph", group.get("ulmfit_fast"))
+        end = [compare(ours, group.get("torch"))]
+        if whole:
+            end.append("" if ours is None else f"{ours['floor_fraction']:.2g}")
+        lines.append("| " + " | ".join([*key, *times, *end]) + " |")
     return lines
 
 
-def conditions(record: dict[str, Any]) -> str:
+def table_of_ratios(record: dict[str, Any]) -> list[str]:
+    """Return the table of a side-by-side run: a line for each implementation."""
+    ours = [tuple(each) for each in dict.fromkeys(tuple(r["ours"]) for r in record["ratios"])]
+    ratios = {(tuple(r["ours"]), tuple(r["peer"])): r for r in record["ratios"]}
+    columns = ["same work", "dtype", "ms", "p20 to p80", "held, MiB", "peak, MiB"]
+    columns += [f"speed of {impl} {dtype}" for impl, dtype in ours]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for case in record["cases"]:
+        time_ms = case["time_ms"]
+        cells = [case["what"], case["dtype"], f"{time_ms['p50']:.3g}"]
+        cells.append(f"{time_ms['p20']:.3g} to {time_ms['p80']:.3g}")
+        cells += [f"{case[k]:.0f}" if k in case else "–" for k in ("network_mib", "peak_mib")]
+        for one in ours:
+            found = ratios.get((one, (case["impl"], case["dtype"])))
+            cells.append(
+                "" if found is None else "equal" if found["equal"] else f"{found['p50']:.2g}x"
+            )
+        lines.append(f"| {' | '.join(cells)} |")
+    sizes = ", ".join(f"{letter} {size}" for letter, size in record["cases"][0]["sizes"].items())
+    n_rounds = record["cases"][0]["time_ms"]["n"]
+    how = f"One LSTM layer H -> H, forward and backward, {sizes}; {n_rounds} rounds in turns, "
+    return [*lines, "", f"{how}ratios within a round. Held: weights, inputs; peak: above that."]
+
+
+def conditions(record: dict[str, Any], cases: list[dict[str, Any]]) -> str:
     """Return the line that says where the numbers of a record come from."""
     machine = record["machine"]
     where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
     commit = (record["commit"] or "unknown")[:10] + (" with changes" if record["dirty"] else "")
-    torchs = {c["op"]: c["what"] for c in record["cases"] if c["impl"] == "torch"}
-    meant = "; ".join(f"`{what}`" for what in torchs.values())
+    torchs = dict.fromkeys(f"`{c['what']}`" for c in cases if c["impl"] == "torch")
+    meant = f"PyTorch is {'; '.join(torchs)}. " if torchs and "ratios" not in record else ""
     busy = machine["load_at_start"] > machine_record.BUSY_LOAD and not machine.get("gpu")
     load = f"; **busy machine, load {machine['load_at_start']}**" if busy else ""
     return (
         f"{where}{load}; torch {machine['torch']}; {record['date']}; commit {commit}. "
-        f"PyTorch is {meant}. Medians; made by `make {'gpu' if machine.get('gpu') else 'bench'}`."
+        f"{meant}Medians; made by `make {'gpu' if machine.get('gpu') else 'bench'}`."
     )
 
 
-def table(folder: Path) -> str:
+def section(record: dict[str, Any], whole: bool) -> str:
+    """Return the text of one record; empty if it has nothing to show.
+
+    Args:
+        record: a run.
+        whole: every case, for docs; else those for the README.
+    """
+    cases = [case for case in record["cases"] if whole or for_readme(case)]
+    if "ratios" in record:
+        lines = table_of_ratios(record)
+    elif cases:
+        lines = table_of_cases(cases, whole)
+    else:
+        return ""
+    left_out = record.get("left_out", []) if whole else []
+    reasons = [f"- left out: {each['case']}: {each['reason']}" for each in left_out]
+    return "\n".join([*lines, "", conditions(record, cases), *(["", *reasons] if reasons else [])])
+
+
+def readme_text(results: dict[Path, dict[str, Any]], root: Path) -> str:
     """Return the text between the markers, without them; empty without results."""
-    parts = [
-        "\n".join([HEADER, *rows(record), "", conditions(record)])
-        for record in newest_results(folder)
-    ]
+    parts = [text for record in results.values() if (text := section(record, whole=False))]
+    for path in results:
+        if plot.is_drawn(path):
+            file = Path(os.path.relpath(plot.file_of(path), root)).as_posix()
+            parts.append(f"![LSTM, time of one training step]({file})")
+    if parts and any(plot.is_drawn(path) for path in results):
+        parts.append("Every case that was measured: [docs/benchmarks.md](docs/benchmarks.md).")
     return "".join(f"{part}\n" for part in "\n\n".join(parts).splitlines())
+
+
+def docs_text(results: dict[Path, dict[str, Any]]) -> str:
+    """Return docs/benchmarks.md: every case of every newest record; empty without results."""
+    parts = [f"## {path.stem}\n\n{section(record, whole=True)}" for path, record in results.items()]
+    if not parts:
+        return ""
+    head = "# Benchmarks\n\nWritten by `benchmarks/report.py` from `benchmarks/results`; "
+    how = "how each number was taken stands in `benchmarks/`. Times are medians in ms.\n\n"
+    return head + how + "\n\n".join(parts) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,20 +176,43 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(arguments)
+    results = newest_results(options.results)
+    drawn = [path for path in results if plot.is_drawn(path)]
+    if not options.check and drawn:
+        if find_spec("matplotlib") is None:
+            sys.stdout.write("left out: plots (pip install -r requirements/peers.txt)\n")
+        else:
+            for path in drawn:
+                plot.draw(path, results[path])
     old = options.readme.read_text()
     before, begin, rest = old.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         sys.stderr.write(f"{options.readme.name}: no {BEGIN} ... {END} to write between\n")
         return 2
-    new = f"{before}{BEGIN}\n{table(options.results)}{END}{after}"
+    root = options.readme.resolve().parent
+    texts = {
+        options.readme: f"{before}{BEGIN}\n{readme_text(results, root)}{END}{after}",
+        root / "docs" / "benchmarks.md": docs_text(results),
+    }
     if options.check:
-        if new != old:
-            sys.stderr.write(f"{options.readme.name}: the table is not that of the results; ")
-            sys.stderr.write("run python benchmarks/report.py\n")
-        return int(new != old)
-    options.readme.write_text(new)
+        return check(texts, drawn)
+    for file, text in texts.items():
+        if text:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+        else:
+            file.unlink(missing_ok=True)
     return 0
+
+
+def check(texts: dict[Path, str], drawn: list[Path]) -> int:
+    """Return 1 and say so where a file or plot is not that of the results; else 0."""
+    stale = [f for f, text in texts.items() if text != (f.read_text() if f.is_file() else "")]
+    stale += [plot.file_of(path) for path in drawn if not plot.is_current(path)]
+    for file in stale:
+        sys.stderr.write(f"{file.name}: not that of the results; run python benchmarks/report.py\n")
+    return int(bool(stale))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Run every benchmark of this folder and write one JSON each.
 
-    python benchmarks/run.py [--device cuda] [--quick] [--results FOLDER]
+    python benchmarks/run.py [--device cuda] [--quick] [--results FOLDER] [--only CASE ...]
 
 writes FOLDER/<case>--<cpu or gpu>--<yyyymmdd>.json (not with --quick, which only checks that every
-case still runs).
+case still runs). Each file of cases stops after --minutes (8), the most wanted cases first.
 """
 
 from __future__ import annotations
@@ -19,13 +19,45 @@ from pathlib import Path
 import machine
 
 FOLDER = Path(__file__).resolve().parent
+#: Need --device cuda.
+GPU_ONLY = {"cudnn"}
+SIDE_BY_SIDE = "lstm-side-by-side"
+
+
+def case_of(bench: Path) -> str:
+    """Return the name of a file of cases in the names of results."""
+    return bench.stem.removeprefix("bench_").replace("_", "-")
+
+
+def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """Return the command of every case."""
+    today = datetime.now(UTC).strftime("%Y%m%d")
+    shared = ["--device", arguments.device, *(["--quick"] if arguments.quick else [])]
+    found = {}
+    for bench in sorted(FOLDER.glob("bench_*.py")):
+        case = case_of(bench)
+        file = arguments.results / f"{case}--{machine.slug(arguments.device)}--{today}.json"
+        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"benchmarks/{bench.name}"]
+        command += [*shared, f"--grid={arguments.grid}", f"--minutes={arguments.minutes:g}"]
+        found[case] = command
+        if not arguments.quick:
+            found[case] = [*command, f"--benchmark-json={file.resolve()}"]
+    results = ["--results", str(arguments.results.resolve())]
+    found[SIDE_BY_SIDE] = ["benchmarks/side_by_side.py", *shared, *results]
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the benchmarks.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="check that they run; write nothing")
+    parser.add_argument("--grid", choices=("default", "full"), default="default")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="for each file of cases; 0: no end"
+    )
     parser.add_argument("--results", type=Path, default=FOLDER / "results")
+    cases = [*(case_of(bench) for bench in sorted(FOLDER.glob("bench_*.py"))), SIDE_BY_SIDE]
+    parser.add_argument("--only", nargs="+", choices=cases, default=cases, metavar="CASE")
     arguments = parser.parse_args()
     if find_spec("pytest_benchmark") is None:
         sys.stdout.write("left out: benchmarks (pytest-benchmark is not installed)\n")
@@ -36,16 +68,18 @@ def main() -> int:
             "and the report will say so\n"
         )
     arguments.results.mkdir(parents=True, exist_ok=True)
-    today = datetime.now(UTC).strftime("%Y%m%d")
     environment = {**os.environ, "BENCHMARK_LOAD": str(machine.LOAD_AT_START)}
     status = 0
-    for bench in sorted(FOLDER.glob("bench_*.py")):
-        case = bench.stem.removeprefix("bench_").replace("_", "-")
-        file = arguments.results / f"{case}--{machine.slug(arguments.device)}--{today}.json"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        command += [f"benchmarks/{bench.name}", "--device", arguments.device]
-        command += ["--quick"] if arguments.quick else [f"--benchmark-json={file.resolve()}"]
-        ran = subprocess.run(command, cwd=FOLDER.parent, env=environment, check=False)
+    for case, command in commands(arguments).items():
+        if case not in arguments.only:
+            continue
+        if case in GPU_ONLY and arguments.device != "cuda":
+            sys.stdout.write(f"left out: {case} (needs --device cuda)\n")
+            continue
+        sys.stdout.flush()
+        ran = subprocess.run(
+            [sys.executable, *command], cwd=FOLDER.parent, env=environment, check=False
+        )
         status = max(status, ran.returncode)
     return status
 
