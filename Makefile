@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q -q install
-CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu)
+CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu)
 CUDA_SOURCES := $(wildcard csrc/cuda/*.cu)
 BENCHMARK_FLAGS := $(if $(QUICK),--quick)
 

@@ -29,6 +29,14 @@ struct DropConnectParams {
 // on ranges that do not overlap.
 void drop_connect_cpu(const DropConnectParams& params, int64_t first_block, int64_t last_block);
 
+// Which elements of a matrix stay, and what they are multiplied by; keep as in philox.h.
+struct Mask {
+  bool drop;  // else everything stays as it is
+  uint64_t seed;
+  uint32_t threshold;  // drop_threshold(drop_p)
+  double scale;        // 1 / (1 - drop_p)
+};
+
 // A matrix, masked or not, and where its panels go; layouts in cpu/pack.h.
 struct PackParams {
   const void* source;  // [n_rows, n_cols], rows side by side
@@ -38,10 +46,7 @@ struct PackParams {
   int64_t element_size;  // bytes of an element of source
   void* panels;
   bool pairs;  // the operand is Pair: K counts up to the next even number
-  bool drop;   // else the three below mean nothing
-  uint64_t seed;
-  uint32_t threshold;  // drop_threshold(drop_p)
-  double scale;        // 1 / (1 - drop_p)
+  Mask mask;
 
   const void* row(int64_t r) const {
     const bool first = r < n_first;
@@ -113,6 +118,8 @@ struct TransposedProductParams {
   const void* a;          // [K, M]
   const void* panels[2];  // [K, N]
   void* out[2];           // [M, N]
+  Mask mask[2];           // of out
+  void* column_sums;      // [M]: the sum of each column of a
 };
 
 // What an instruction set does for one pair of storage type and operand. Every function works on a

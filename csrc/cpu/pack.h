@@ -23,34 +23,41 @@ ULMFIT_FAST_INLINE void interleave(const c10::BFloat16* first, const c10::BFloat
   }
 }
 
+// factors [kCount] = scale where the mask keeps element index, index + 1, ..., else 0.
+template <int64_t kCount, typename C>
+ULMFIT_FAST_INLINE void mask_factors(const Mask& mask, uint64_t index, C* factors) {
+  constexpr int64_t kBlocks = kCount / kWordsPerBlock + 1;
+  const uint64_t first_block = index / kWordsPerBlock;
+  uint32_t words[kBlocks * kWordsPerBlock];
+  for (int64_t block = 0; block < kBlocks; ++block) {
+    const PhiloxBlock drawn = mask_words(first_block + block, mask.seed);
+    for (int k = 0; k < kWordsPerBlock; ++k) words[kWordsPerBlock * block + k] = drawn.word[k];
+  }
+  const uint32_t* word = words + index % kWordsPerBlock;
+  const C scale = static_cast<C>(mask.scale);
+  for (int64_t i = 0; i < kCount; ++i) factors[i] = word[i] >= mask.threshold ? scale : C{0};
+}
+
+// Not simply the product: a dropped NaN or infinity is 0.
+template <typename V>
+ULMFIT_FAST_INLINE V times(V v, V factor) {
+  return factor == 0 ? V{} : v * factor;
+}
+
 // out[0..n) = the row's values from column on, masked, as S; n <= kChunk.
 template <typename S>
 ULMFIT_FAST_INLINE void masked_values(const PackParams& params, int64_t row, int64_t column,
                                       int64_t n, S* __restrict__ out) {
   using C = std::conditional_t<std::is_same_v<S, double>, double, float>;
   const S* source = static_cast<const S*>(params.row(row)) + column;
-  if (!params.drop) {
+  if (!params.mask.drop) {
     std::copy_n(source, n, out);
     return;
   }
-  const uint64_t index = static_cast<uint64_t>(row) * params.n_cols + column;
-  const uint64_t first_block = index / kWordsPerBlock;
-  constexpr int64_t kBlocks = kChunk / kWordsPerBlock + 1;
-  uint32_t words[kBlocks * kWordsPerBlock];
-  for (int64_t block = 0; block < kBlocks; ++block) {
-    const PhiloxBlock drawn = mask_words(first_block + block, params.seed);
-    for (int k = 0; k < kWordsPerBlock; ++k) words[kWordsPerBlock * block + k] = drawn.word[k];
-  }
-  const uint32_t* word = words + index % kWordsPerBlock;
-  const C scale = static_cast<C>(params.scale);
   C factors[kChunk];
-  for (int64_t i = 0; i < kChunk; ++i) factors[i] = word[i] >= params.threshold ? scale : C{0};
-  for (int64_t i = 0; i < n; i += kLanes<C>) {
-    const Vector<C> factor = load(factors + i);
-    const Vector<C> scaled = load_first<C>(source + i, n - i) * factor;
-    // Not the product: a dropped NaN or infinity is 0.
-    store_first(out + i, factor == 0 ? Vector<C>{} : scaled, n - i);
-  }
+  mask_factors<kChunk>(params.mask, static_cast<uint64_t>(row) * params.n_cols + column, factors);
+  for (int64_t i = 0; i < n; i += kLanes<C>)
+    store_first(out + i, times(load_first<C>(source + i, n - i), load(factors + i)), n - i);
 }
 
 template <typename Operand, typename S>

@@ -62,35 +62,64 @@ struct SequenceProduct {
     }
   }
 
+  // Rows whose sums are one chain: errors grow with the root of it, and of the number of chains.
+  static constexpr int64_t kSumRows = 64;
+
   // The columns row up to row + n of a [K, M], side by side: strip [K, kMaxRows], for Pair
-  // [K / 2, kMaxRows, 2] with a row of zeros after an odd K.
-  static void copy_columns(const S* a, int64_t K, int64_t M, int64_t row, int64_t n, E* strip) {
-    if constexpr (std::is_same_v<Operand, Pair>) {
-      const S zeros[kMaxRows] = {};
-      for (int64_t k = 0; k < K; k += 2)
-        interleave(a + k * M + row, k + 1 < K ? a + (k + 1) * M + row : zeros, n,
-                   strip + k * kMaxRows);
-    } else {
-      for (int64_t k = 0; k < K; ++k) std::copy_n(a + k * M + row, n, strip + k * kMaxRows);
+  // [K / 2, kMaxRows, 2] with a row of zeros after an odd K; and their sums.
+  static void copy_columns(const S* a, int64_t K, int64_t M, int64_t row, int64_t n, E* strip,
+                           S* sums) {
+    C total[kMaxRows] = {};
+    for (int64_t begin = 0; begin < K; begin += kSumRows) {
+      C chain[kMaxRows] = {};
+      const int64_t end = std::min(begin + kSumRows, K);
+      for (int64_t k = begin; k < end; ++k) {
+        const S* source = a + k * M + row;
+        for (int64_t i = 0; i < n; i += kUnits)
+          store(chain + i, load(chain + i) + load_first<C>(source + i, n - i));
+        if constexpr (!std::is_same_v<Operand, Pair>) std::copy_n(source, n, strip + k * kMaxRows);
+      }
+      if constexpr (std::is_same_v<Operand, Pair>) {
+        const S zeros[kMaxRows] = {};
+        for (int64_t k = begin; k < end; k += 2)
+          interleave(a + k * M + row, k + 1 < K ? a + (k + 1) * M + row : zeros, n,
+                     strip + k * kMaxRows);
+      }
+      for (int64_t i = 0; i < n; ++i) total[i] += chain[i];
+    }
+    for (int64_t i = 0; i < n; ++i) sums[row + i] = static_cast<S>(total[i]);
+  }
+
+  // Masks n rows of sums, of rows row, row + 1, ... and columns column, ... of a matrix [*, N].
+  static void mask_sums(const Mask& mask, int64_t row, int64_t n, int64_t column, int64_t N,
+                        C* sums) {
+    C factors[kWidth];
+    for (int64_t r = 0; r < n; ++r) {
+      mask_factors<kWidth>(mask, static_cast<uint64_t>(row + r) * N + column, factors);
+      C* target = sums + r * kWidth;
+      for (int64_t j = 0; j < kWidth; j += kUnits)
+        store(target + j, times(load(target + j), load(factors + j)));
     }
   }
 
-  // out [M, N] = a [K, M]^T panels, for two panels and outs that share a: the weights' gradients.
-  // panels from pack_rows. Chunks of kMaxRows rows of out.
+  // out [M, N] = mask * a [K, M]^T panels, for two panels and outs that share a: the weights'
+  // gradients; panels from pack_rows. Chunks of kMaxRows rows of out.
   static void transposed(const TransposedProductParams& params, int64_t first_chunk,
                          int64_t last_chunk) {
-    const int64_t K = (params.K + 1) / 2 * 2;
+    constexpr bool kPairs = std::is_same_v<Operand, Pair>;
+    const int64_t K = kPairs ? (params.K + 1) / 2 * 2 : params.K;
     std::vector<E> strip(static_cast<size_t>(K * kMaxRows));
     alignas(64) C sums[kMaxRows * kWidth];
     for (int64_t chunk = first_chunk; chunk < last_chunk; ++chunk) {
       const int64_t row = chunk * kMaxRows, n = std::min(kMaxRows, params.M - row);
-      copy_columns(static_cast<const S*>(params.a), params.K, params.M, row, n, strip.data());
+      copy_columns(static_cast<const S*>(params.a), params.K, params.M, row, n, strip.data(),
+                   static_cast<S*>(params.column_sums));
       for (int side = 0; side < 2; ++side) {
         const int64_t N = params.N[side];
-        const int64_t depth = std::is_same_v<Operand, Pair> ? K : params.K;
         for (int64_t column = 0; column < N; column += kWidth) {
-          multiply<Operand, true>(n, depth, strip.data(), kMaxRows,
-                                  panel(params.panels[side], column, depth), sums);
+          multiply<Operand, true>(n, K, strip.data(), kMaxRows,
+                                  panel(params.panels[side], column, K), sums);
+          if (params.mask[side].drop) mask_sums(params.mask[side], row, n, column, N, sums);
           write_columns(sums, n, column, N, static_cast<S*>(params.out[side]) + row * N);
         }
       }
