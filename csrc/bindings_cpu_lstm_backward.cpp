@@ -34,7 +34,7 @@ Tensor hidden_before(const Layer& layer, const Tensor& y) {
 const void* pack_hidden_before(const Layer& layer, const Tensor& y) {
   if (layer.reverse && layer.lengths.has_value()) {
     const Tensor before = hidden_before(layer, y);
-    return pack_rows(layer, Scratch::kHiddenRows, describe(before, layer.kernels));
+    return pack_rows(layer, Scratch::kMorePanels, describe(before, layer.kernels));
   }
   const int64_t T = layer.T, B = layer.B, H = layer.H;
   PackParams params = describe(torch::stable::view(y, {T * B, H}), layer.kernels);
@@ -46,7 +46,7 @@ const void* pack_hidden_before(const Layer& layer, const Tensor& y) {
     params.rest = layer.h0.const_data_ptr();
     params.n_first = (T - 1) * B;
   }
-  return pack_rows(layer, Scratch::kHiddenRows, params);
+  return pack_rows(layer, Scratch::kMorePanels, params);
 }
 
 struct WeightGradients {
@@ -69,7 +69,7 @@ WeightGradients weight_gradients(const Layer& layer, const Tensor& da, const Ten
     d.dbias = torch::stable::sum(da, torch::headeronly::IntHeaderOnlyArrayRef(&dim, 1));
     return d;
   }
-  const void* of_x = pack_rows(layer, Scratch::kInputRows, describe(x, kernels));
+  const void* of_x = pack_rows(layer, Scratch::kPanels, describe(x, kernels));
   const void* of_before = pack_hidden_before(layer, y);
   const TransposedProductParams params{M,
                                        rows,
@@ -90,7 +90,7 @@ WeightGradients weight_gradients(const Layer& layer, const Tensor& da, const Ten
 void input_gradient(const Layer& layer, const Tensor& da, Tensor& dx) {
   const LstmKernels& kernels = layer.kernels;
   if (kernels.rows_product == nullptr) return torch_mm(da, layer.w_ih, dx);
-  const void* panels = pack_rows(layer, Scratch::kInputPanels, describe(layer.w_ih, kernels));
+  const void* panels = pack_rows(layer, Scratch::kPanels, describe(layer.w_ih, kernels));
   const ProductParams params{da.size(0), layer.I, 4 * layer.H,          da.const_data_ptr(),
                              panels,     nullptr, dx.mutable_data_ptr()};
   in_parallel(ceil_div(params.M, kernels.n_chunk_rows),
@@ -169,7 +169,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
   STD_TORCH_CHECK(c.scalar_type() == layer.compute, "c: wrong dtype");
 
   const auto none = [&] { return make(layer.x, {0}, layer.storage); };
-  Tensor dgates = scratch_matrix(layer, Scratch::kGradients, T * B, 4 * H, layer.storage);
+  Tensor dgates = scratch_matrix(layer, Scratch::kGates, T * B, 4 * H, layer.storage);
   Tensor dh0 = make(layer.x, {B, H}, layer.storage);
   Tensor dc = copy_of(dc_n, layer.compute);
   run_backward(layer, torch::stable::contiguous(dy), torch::stable::contiguous(dh_n),

@@ -64,11 +64,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
   torch::stable::copy_(h_start, layer.h0);
 
   const void* input_panels =
-      projects(layer) ? pack_gates(layer, Scratch::kInputPanels, layer.w_ih, {}) : nullptr;
+      projects(layer) ? pack_gates(layer, Scratch::kPanels, layer.w_ih, {}) : nullptr;
   if (save) project_input(layer, input_panels, bias_contiguous, 0, T, gates);
   const bool by_torch = steps_by_torch(layer);
   const void* panels =
-      by_torch ? nullptr : pack_gates(layer, Scratch::kPanels, layer.w_hh, mask_of(layer));
+      by_torch ? nullptr : pack_gates(layer, Scratch::kMorePanels, layer.w_hh, mask_of(layer));
   Tensor packed;
   if (by_torch) packed = torch_pack(masked_weight(layer), B);
   Tensor product;

@@ -1,8 +1,8 @@
 // Memory that a call needs and nobody sees, kept for the next call.
 //
 // Allocators give large blocks back to the system at once, and the system makes their pages anew at
-// the next call: at T 70, B 64, H 1152 in float32 the panels and da are 165 MB, 40,000 page faults
-// and 80 ms of the system's time in 760 (AMD EPYC, 2026-11-24). MKL and oneDNN keep theirs too.
+// the next call: at T 70, B 64, H 1152 in float32 the panels and da are 125 MB, 30,000 page faults
+// and some 60 ms of the system's time (AMD EPYC, 2026-11-24). MKL and oneDNN keep theirs too.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,9 @@ namespace ulmfit_fast {
 // has memory of its own, which it gives back.
 class Scratch {
  public:
-  enum Part { kInputPanels, kPanels, kGates, kGradients, kInputRows, kHiddenRows, kNumParts };
+  // No phase of a call reads more than two matrices as panels, and gates and their gradients, where
+  // both are scratch, belong to different calls: so three parts are enough.
+  enum Part { kPanels, kMorePanels, kGates, kNumParts };
 
   Scratch();
   ~Scratch();
