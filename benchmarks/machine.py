@@ -111,7 +111,7 @@ def describe(device: str) -> dict[str, object]:
 
 
 def origin(program: str = "python -m pytest") -> dict[str, object]:
-    """Return date, commit and command of this run.
+    """Return date, commit and command of this run, paths of the repository relative to it.
 
     Args:
         program: what stands before the arguments in the command.
@@ -122,7 +122,7 @@ def origin(program: str = "python -m pytest") -> dict[str, object]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": _run("git", "rev-parse", "HEAD"),
         "dirty": None if changed is None else bool(changed),
-        "command": f"{program} {shlex.join(arguments)}".strip(),
+        "command": f"{program} {shlex.join(arguments)}".strip().replace(f"{ROOT}/", ""),
     }
 
 

@@ -53,6 +53,11 @@ def for_readme(case: dict[str, Any]) -> bool:
     return wanted and case["mode"] == "forward+backward"
 
 
+def milliseconds(value: float) -> str:
+    """Return a time with three digits, and no exponent: 4.18, 65.9, 1,380."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def compare(ours: dict[str, Any] | None, torchs: dict[str, Any] | None) -> str:
     """Return how many times faster we are than PyTorch, or that it cannot be told."""
     if ours is None or torchs is None:
@@ -80,7 +85,7 @@ def table_of_cases(cases: list[dict[str, Any]], whole: bool) -> list[str]:
     columns = ["operation", "sizes", "dtype", *titles, *last]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for key, group in groups.items():
-        times = [f"{group[i]['time_ms']['p50']:.3g}" if i in group else "–" for i in present]
+        times = [milliseconds(group[i]["time_ms"]["p50"]) if i in group else "–" for i in present]
         # In a graph where there is one: what training with graphs would see.
         ours = group.get("ulmfit_fast_graph", group.get("ulmfit_fast"))
         end = [compare(ours, group.get("torch"))]
@@ -99,13 +104,13 @@ def table_of_ratios(record: dict[str, Any]) -> list[str]:
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for case in record["cases"]:
         time_ms = case["time_ms"]
-        cells = [case["what"], case["dtype"], f"{time_ms['p50']:.3g}"]
-        cells.append(f"{time_ms['p20']:.3g} to {time_ms['p80']:.3g}")
+        p20, p50, p80 = (milliseconds(time_ms[k]) for k in ("p20", "p50", "p80"))
+        cells = [case["what"], case["dtype"], p50, f"{p20} to {p80}"]
         cells += [f"{case[k]:.0f}" if k in case else "–" for k in ("network_mib", "peak_mib")]
         for one in ours:
             found = ratios.get((one, (case["impl"], case["dtype"])))
             cells.append(
-                "" if found is None else "equal" if found["equal"] else f"{found['p50']:.2g}x"
+                "" if found is None else "equal" if found["equal"] else f"{found['p50']:.2f}x"
             )
         lines.append(f"| {' | '.join(cells)} |")
     sizes = ", ".join(f"{letter} {size}" for letter, size in record["cases"][0]["sizes"].items())
@@ -129,6 +134,17 @@ def conditions(record: dict[str, Any], cases: list[dict[str, Any]]) -> str:
     )
 
 
+def reasons_left_out(record: dict[str, Any]) -> list[str]:
+    """Return a line for each reason why cases of a record have no time, with their number."""
+    cases: dict[str, list[str]] = {}
+    for each in record.get("left_out", []):
+        cases.setdefault(each["reason"], []).append(each["case"])
+    return [
+        f"- left out, {reason}: {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
+        for reason, names in cases.items()
+    ]
+
+
 def section(record: dict[str, Any], whole: bool) -> str:
     """Return the text of one record; empty if it has nothing to show.
 
@@ -143,8 +159,7 @@ def section(record: dict[str, Any], whole: bool) -> str:
         lines = table_of_cases(cases, whole)
     else:
         return ""
-    left_out = record.get("left_out", []) if whole else []
-    reasons = [f"- left out: {each['case']}: {each['reason']}" for each in left_out]
+    reasons = reasons_left_out(record) if whole else []
     return "\n".join([*lines, "", conditions(record, cases), *(["", *reasons] if reasons else [])])
 
 

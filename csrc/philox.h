@@ -4,7 +4,7 @@
 //   j = i / 4, i the index of an element in row-major order
 //   keep(i) = word(i) >= floor(drop_p * 2^32)
 //
-// The same layout is in ulmfit_fast/reference.py, and it is Triton's tl.randint4x(seed, j).
+// The same layout is in ulmfit_fast/reference/masks.py, and it is Triton's tl.randint4x(seed, j).
 //
 // Source    Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
 #pragma once

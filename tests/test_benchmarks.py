@@ -86,6 +86,13 @@ def test_report_writes_the_newest_result_and_keeps_the_rest(
     assert text.endswith("\nafter\n")
 
 
+def test_command_of_a_record_names_no_place_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setattr(sys, "argv", ["-", "--device", "cpu", f"--results={ROOT}/benchmarks"])
+    command = __import__("machine").origin("python it.py")["command"]
+    assert command == "python it.py --device cpu --results=benchmarks"
+
+
 def test_report_calls_a_difference_inside_the_spread_equal(
     report: ModuleType, readme: Path
 ) -> None:
@@ -121,11 +128,11 @@ def test_report_shows_training_in_the_readme_and_all_in_docs(
     assert run(report, readme) == 0
     text, docs = readme.read_text(), (readme.parent / "docs" / "benchmarks.md").read_text()
     row = "| `lstm` forward+backward | T 70, B 64, H 1152 | float32 | 200 | 500 | "
-    assert f"{row}2e+03 | 2.5x |" in text
-    assert f"{row}450 | 2e+03 | 2.5x | 0.5 |" in docs
+    assert f"{row}2,000 | 2.5x |" in text
+    assert f"{row}450 | 2,000 | 2.5x | 0.5 |" in docs
     assert ("77" in text, "66" in text) == (False, False)
     assert ("| 77 | – | – | – |" in docs, "| 66 | – | – | – |" in docs) == (True, True)
-    assert "- left out: test_lstm[later]: out of time" in docs
+    assert "- left out, out of time: test_lstm[later]" in docs
     (readme.parent / "docs" / "benchmarks.md").write_text("another")
     assert run(report, readme, "--check") == 1
 
@@ -142,7 +149,7 @@ def test_report_shows_a_side_by_side_run(report: ModuleType, readme: Path) -> No
     text = readme.read_text()
     assert "| peak, MiB | speed of ulmfit_fast float32 |" in text
     assert "| the ulmfit_fast | float32 | 200 | 200 to 200 | 80 | 310 |  |" in text
-    assert "| the fastai | float32 | 950 | 950 to 950 | – | – | 4.8x |" in text
+    assert "| the fastai | float32 | 950 | 950 to 950 | – | – | 4.75x |" in text
     assert "9 rounds in turns" in text
 
 
