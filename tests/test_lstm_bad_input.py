@@ -58,6 +58,9 @@ BAD_VALUES: dict[str, dict[str, Any]] = {
     "b_ih: expected both biases or neither, found None": {"b_ih": None},
     "b_hh: expected both biases or neither, found None": {"b_hh": None},
     "seed: a tensor is needed where drop_p is 0.5": {"seed": None},
+    "seed: expected an int64 tensor with one element, found int; torch.tensor(7) makes one": {
+        "seed": 7
+    },
     "seed: expected an int64 tensor with one element, found torch.int32 [1]": {"seed": Tensor.int},
     "seed: expected an int64 tensor with one element, found torch.int64 [2]": {
         "seed": lambda seed: seed.repeat(2)
@@ -260,3 +263,13 @@ def test_compiled_backward_refuses_what_a_call_without_save_gives() -> None:
     empty = {"c": right["c"].new_empty(0), "gates": right["gates"].new_empty(0)}
     with pytest.raises(RuntimeError, match=r"\b(c|gates): "):
         torch.ops.ulmfit_fast_cpu.lstm_backward(**{**right, **empty})
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 5])
+def test_lstm_counts_its_weights_and_states(n: int) -> None:
+    call = draw(CASE)
+    x, state, weights, *_ = call.arguments()
+    with pytest.raises(ValueError, match=rf"^weights: expected .w_ih, w_hh, .* found {n}$"):
+        functional.lstm(x, state, (*weights, x)[:n])
+    with pytest.raises(ValueError, match=rf"^state: expected .h0, c0. or None, found {n}$"):
+        functional.lstm(x, (*state, x, x, x)[:n], weights)

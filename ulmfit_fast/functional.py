@@ -208,6 +208,9 @@ def check_drop_p(drop_p: float) -> None:
 
 def check_seed(seed: Tensor, beside: str, device: torch.device) -> None:
     """Raise ValueError unless seed is an int64 tensor with one element on a device."""
+    if not isinstance(seed, Tensor):
+        found = f"found {type(seed).__name__}; torch.tensor({seed!r}) makes one"
+        raise ValueError(f"seed: expected an int64 tensor with one element, {found}")
     if seed.dtype != torch.int64 or seed.numel() != 1:
         found = f"{seed.dtype} {list(seed.shape)}"
         raise ValueError(f"seed: expected an int64 tensor with one element, found {found}")
@@ -232,6 +235,10 @@ def check_lstm(
     if x.dtype not in LSTM_DTYPES:
         known = ", ".join(str(t).removeprefix("torch.") for t in LSTM_DTYPES)
         raise NotImplementedError(f"x: the LSTM kernels know {known}, found {x.dtype}; convert it")
+    if len(weights) != 4:
+        raise ValueError(f"weights: expected (w_ih, w_hh, b_ih, b_hh), found {len(weights)}")
+    if state is not None and len(state) != 2:
+        raise ValueError(f"state: expected (h0, c0) or None, found {len(state)}")
     if (weights[2] is None) != (weights[3] is None):
         missing = "b_ih" if weights[2] is None else "b_hh"
         raise ValueError(f"{missing}: expected both biases or neither, found None")
