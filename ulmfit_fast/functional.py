@@ -206,7 +206,7 @@ def check_drop_p(drop_p: float) -> None:
         raise ValueError(f"drop_p: expected a chance in [0, 1), found {drop_p}")
 
 
-def check_seed(seed: Tensor, beside: str, device: torch.device) -> None:
+def check_seed(seed: object, beside: str, device: torch.device) -> None:
     """Raise ValueError unless seed is an int64 tensor with one element on a device."""
     if not isinstance(seed, Tensor):
         found = f"found {type(seed).__name__}; torch.tensor({seed!r}) makes one"
