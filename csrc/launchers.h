@@ -147,8 +147,64 @@ const LstmKernels& lstm_kernels_cpu(DType dtype);
 // the best; returns how many it knows. Not to be called while kernels run.
 int64_t use_instruction_set(int64_t n);
 
+// What the persistent kernels of a whole sequence share. S: bfloat16 or float16. Blocks come in
+// n_groups groups, each with an equal part of the batch rows (the last may have fewer) and all units.
+struct LstmSequence {
+  int32_t T, B, H;     // H even
+  int32_t n_groups;    // ceil(B / ceil(B / n_groups)): none is empty
+  int32_t first_step;  // forward: time of the first of the T steps, for lengths
+  bool reverse;
+  const void* w_hh;        // S [4H, H], 16-byte aligned
+  const int64_t* seed;     // [1], on the device; nullptr: nothing is dropped
+  uint32_t threshold;      // drop_threshold(drop_p)
+  float scale;             // 1 / (1 - drop_p)
+  const int64_t* lengths;  // [B] or nullptr
+  void* exchange;          // lstm_exchange_bytes(), anything
+  uint32_t* flags;         // lstm_flag_bytes(), anything
+  DType dtype;
+};
+
+struct LstmSequenceForward : LstmSequence {
+  void* h;      // S [B, H]: in h0, out h_n
+  float* c;     // [B, H]: in c0, out c_n
+  void* gates;  // S [T, B, 4H]: in x W_ih^T + bias, out the activated gates if cells; an element is
+                // written by the thread that read it before
+  void* y;      // S [T, B, H]
+  float* cells;  // [T, B, H] or nullptr
+};
+
+struct LstmSequenceBackward : LstmSequence {
+  const void* dy;      // S [T, B, H]
+  const void* gates;   // S [T, B, 4H], activated
+  const float* cells;  // [T, B, H]
+  const float* c0;     // [B, H]
+  void* dgates;        // S [T, B, 4H]
+  float* dh;           // [B, H]: in dh_n, out dh0
+  float* dc;           // [B, H]: in dc_n, out dc0
+  float* dbias;        // [n_groups, 4H]: the sum over a group's rows
+};
+
+// Units of a block of the persistent kernels, and the largest H that they know.
+constexpr int kLstmForwardUnits = 18;
+constexpr int kLstmBackwardUnits = 32;
+constexpr int kLstmMaxUnits = 1152;
+// Batch rows of a group that the forward kernel knows.
+constexpr int kLstmMaxRows = 128;
+
 #ifdef USE_CUDA
 cudaError_t launch_drop_connect(const DropConnectParams& params, cudaStream_t stream);
+
+cudaError_t launch_lstm_forward(const LstmSequenceForward& params, cudaStream_t stream);
+cudaError_t launch_lstm_backward(const LstmSequenceBackward& params, cudaStream_t stream);
+
+// How many blocks the current device runs at once, for any number of rows; a group takes
+// ceil(H / units) of them.
+cudaError_t lstm_forward_blocks(int64_t H, DType dtype, int* blocks);
+cudaError_t lstm_backward_blocks(int64_t H, DType dtype, int* blocks);
+
+size_t lstm_forward_exchange_bytes(int64_t B, int64_t H, int64_t n_groups);
+size_t lstm_backward_exchange_bytes(int64_t B, int64_t H, int64_t n_groups);
+size_t lstm_flag_bytes(int64_t n_blocks);
 #endif
 
 }  // namespace ulmfit_fast
