@@ -1,19 +1,8 @@
 // Private ops ulmfit_fast_cuda::*, the CUDA C++ kernels; called only from ulmfit_fast/kernels/.
-#include <cuda_runtime_api.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
-
-#include "bindings.h"
+#include "bindings_cuda.h"
 
 namespace ulmfit_fast {
 namespace {
-
-cudaStream_t current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
 
 Tensor drop_connect(const Tensor& weight, double drop_p, const Tensor& seed) {
   const torch::stable::accelerator::DeviceGuard guard(weight.get_device_index());

@@ -152,11 +152,12 @@ def test_cuda_kernel_compiles_without_spills(
     assert sum(spills) == 0
 
 
-def test_cuda_bindings_compile_beside_any_torch(nvcc: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", sorted(CSRC.glob("bindings_cuda*.cpp")), ids=lambda p: p.stem)
+def test_cuda_bindings_compile_beside_any_torch(source: Path, nvcc: str, tmp_path: Path) -> None:
     includes = [f"-isystem={path}" for path in cpp_extension.include_paths()]
     command = [nvcc, "-std=c++20", "-DUSE_CUDA", STABLE_ABI, "-Xcompiler=-Wall,-Werror", *includes]
     ran = subprocess.run(
-        [*command, "-c", CSRC / "bindings_cuda.cpp", "-o", tmp_path / "bindings.o"],
+        [*command, "-c", source, "-o", tmp_path / "bindings.o"],
         capture_output=True,
         text=True,
         check=False,

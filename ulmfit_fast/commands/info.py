@@ -12,7 +12,11 @@ import torch
 from ulmfit_fast import __version__, _native, _ops
 from ulmfit_fast.commands.run_folder import find_model
 from ulmfit_fast.commands.terminal import Terminal, listing
+from ulmfit_fast.kernels import lstm
 from ulmfit_fast.training.trainer import ULMFiTTrainer
+
+#: Hidden units of the model's layers.
+PERSISTENT_SIZES = (400, 1152)
 
 
 def say_environment(terminal: Terminal) -> None:
@@ -30,16 +34,29 @@ def say_environment(terminal: Terminal) -> None:
         "gpus": gpus,
         "trains_on": "cuda" if gpus else "cpu",
         "kernels": kernels,
+        "persistent_lstm": {H: _persistent_lstm(H) for H in PERSISTENT_SIZES},
     }
     for name, value in facts.items():
-        if name == "kernels":
+        if name in ("kernels", "persistent_lstm"):
             continue
         shown = ", ".join(value) if isinstance(value, list) else value
         terminal.say(f"{name:12s} {'none' if shown in (None, '') else shown}")
     for op, by_device in kernels.items():
         for device, kernel in by_device.items():
             terminal.say(f"{'kernel':12s} {op} on {device}: {kernel}")
+    for H, says in facts["persistent_lstm"].items():
+        terminal.say(f"{'kernel':12s} persistent LSTM, H {H}: {says}")
     terminal.result(facts)
+
+
+def _persistent_lstm(H: int) -> str:
+    """Return whether a layer of H units runs on the persistent kernels of a GPU, or why not."""
+    if not torch.cuda.is_available():
+        return "no; there is no GPU"
+    w_hh = torch.empty(4 * H, H, dtype=torch.bfloat16, device="cuda")
+    reasons = [lstm.why_not_persistent(w_hh, 64, backward) for backward in (False, True)]
+    pairs = zip(("forward", "backward"), reasons, strict=True)
+    return "; ".join(f"{name} {'yes' if why is None else 'no: ' + why}" for name, why in pairs)
 
 
 def _kernels_of(op: str) -> dict[str, str]:

@@ -1,17 +1,20 @@
 """The weight-dropped LSTM on a GPU: the only place that chooses its kernel.
 
-A persistent CUDA C++ kernel belongs before the Triton path, chosen here by H, B and capability.
+Where why_not_persistent() has nothing against it, T steps are one launch of the persistent CUDA
+C++ kernel (lstm_persistent.py, csrc/cuda). Forward and backward are asked separately: what the one
+saves for the other is the same on both paths.
 
 The Triton path takes any H, T and B: the dropped weight is made once a call, the input projection
 is one product for many steps, and a step is one product of cuBLAS (rocBLAS) and one kernel of
-lstm_cell.py. What needs no order in time (dw_ih, dw_hh, dx, dbias) is one product after the last
-step. Everything is queued on the current stream and nothing waits for it, so a CUDA graph can
+lstm_cell.py. On both paths what needs no order in time (dw_ih, dw_hh, dx) is one product after the
+last step. Everything is queued on the current stream and nothing waits for it, so a CUDA graph can
 capture a call; the seed is read by the kernel, so every replay draws the mask of the seed it finds.
 Products of float32 tensors are as exact as torch.set_float32_matmul_precision allows.
 
 Sizes: T time steps, B batch rows, I input features, H hidden units. Transient memory beyond the
-results: the dropped weight [4H, H], sums [B, 4H] and states [B, H]; forward without save the gates
-of CHUNK_ROWS rows [CHUNK_ROWS, 4H]; backward dgates [T, B, 4H] and h before each step [T, B, H],
+results: the dropped weight [4H, H], sums [B, 4H] and states [B, H], or on the persistent path two
+states (forward) or dgates (backward) of a step; forward without save the gates of CHUNK_ROWS rows
+[CHUNK_ROWS, 4H]; backward dgates [T, B, 4H] and h before each step [T, B, H],
 and the undropped dw_hh [4H, H] in the accumulation dtype.
 """
 
@@ -22,6 +25,8 @@ import struct
 import torch
 from torch import Tensor
 
+from ulmfit_fast.kernels import lstm_persistent
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 #: Rows (steps times batch rows) of one input projection where the gates are not kept: 4H of a row
 #: are 9 KiB at H 1152 in 16 bits, so 19 MB; fewer rows would leave a large GPU partly idle.
@@ -30,6 +35,24 @@ CHUNK_ROWS = 2048
 BLOCK_H = 256
 #: Blocks of Philox of a program, 4 elements each. Not timed yet.
 BLOCK_PHILOX = 256
+
+
+def why_not_persistent(w_hh: Tensor, B: int, backward: bool) -> str | None:
+    """Return why a layer runs on the Triton kernels, or None where it runs on the persistent one.
+
+    Args:
+        w_hh: recurrent weights; contiguous, shape [4H, H].
+        B: batch rows.
+        backward: which of the two ops.
+
+    Returns:
+        reason: part of a sentence, without a full stop.
+    """
+    if not w_hh.is_cuda or torch.version.hip is not None:
+        return "it is CUDA C++"
+    if torch.cuda.get_device_capability(w_hh.device) < (8, 0):
+        return "it needs a GPU of compute capability 8.0 or newer"
+    return lstm_persistent.why_not(w_hh, B, backward)
 
 
 def lstm_forward(
@@ -56,23 +79,31 @@ def lstm_forward(
 
     (T, B, _), H = x.shape, w_hh.shape[1]
     wide = accumulation_dtype(x.dtype)
-    x, w_ih = x.contiguous(), w_ih.contiguous()
+    x, w_ih, w_hh = x.contiguous(), w_ih.contiguous(), w_hh.contiguous()
     lengths = None if lengths is None else lengths.contiguous()
     # Triton launches on the current device, which need not be x's.
     with torch.cuda.device_of(x):
-        w_t = dropped_weight(w_hh, drop_p, seed).t()
+        persistent = why_not_persistent(w_hh, B, backward=False) is None
+        w_t = None if persistent else dropped_weight(w_hh, drop_p, seed).t()
         h, c_state = fresh(h0, h0.dtype), fresh(c0, wide)  # after the last step: h_n, c_n
         y = x.new_empty(T, B, H)
         c = x.new_empty((T, B, H), dtype=wide) if save else None
         n_slots = T if save else min(T, max(1, CHUNK_ROWS // B))
         gates = x.new_empty(n_slots, B, 4 * H)
-        sums = x.new_empty((B, 4 * H), dtype=wide)
+        sums = None if persistent else x.new_empty((B, 4 * H), dtype=wide)
         block, grid = cell_grid(B, H)
         order = range(T)[::-1] if reverse else range(T)
         for begin in range(0, T, n_slots):
             steps = order[begin : begin + n_slots]
             first = min(steps)
-            project(x[first : first + len(steps)], w_ih, bias, gates[: len(steps)])
+            run, slots = slice(first, first + len(steps)), gates[: len(steps)]
+            project(x[run], w_ih, bias, slots)
+            if w_t is None or sums is None:
+                torch.ops.ulmfit_fast_cuda.lstm_forward_steps(
+                    w_hh, slots, y[run], h, c_state, None if c is None else c[run], lengths, seed,
+                    drop_p, reverse, first, lstm_persistent.n_groups(w_hh, B, backward=False),
+                )  # fmt: skip
+                continue
             for t in steps:
                 multiply(h, w_t, sums)
                 lstm_cell._lstm_forward_kernel[grid](
@@ -112,41 +143,78 @@ def lstm_backward(
     Numbers: gradients of the pre-activations are rounded to x's dtype before products with them.
     """
     check_support("lstm_backward", x)
-    from ulmfit_fast.kernels import lstm_cell
-
     (T, B, _), H = x.shape, w_hh.shape[1]
     wide = accumulation_dtype(x.dtype)
-    x, w_ih, dy = x.contiguous(), w_ih.contiguous(), dy.contiguous()
+    x, w_ih, w_hh, dy = (t.contiguous() for t in (x, w_ih, w_hh, dy))
     y, c, gates = y.contiguous(), c.contiguous(), gates.contiguous()
     lengths = None if lengths is None else lengths.contiguous()
     c_initial = c0.to(wide).contiguous()
     with torch.cuda.device_of(x):
-        w = dropped_weight(w_hh, drop_p, seed)
         dh, dc = fresh(dh_n, wide), fresh(dc_n, wide)
-        dh_held = None if lengths is None else torch.zeros_like(dh)
         keep = need_dx or need_dw
-        dgates = x.new_empty(T if keep else 1, B, 4 * H)
-        block, grid = cell_grid(B, H)
-        for t in range(T) if reverse else reversed(range(T)):
-            t_before = t + 1 if reverse else t - 1
-            begins = t_before in (-1, T)
-            slot = t if keep else 0
-            lstm_cell._lstm_backward_kernel[grid](
-                dgates, dh_held, dc, dh, dy, gates, c, c_initial if begins else c, lengths,
-                slot, t, 0 if begins else t_before, B, H, block, num_warps=2,
+        if why_not_persistent(w_hh, B, backward=True) is None:
+            dgates = x.new_empty(T, B, 4 * H)
+            n_groups = lstm_persistent.n_groups(w_hh, B, backward=True)
+            dbias = x.new_empty((n_groups, 4 * H), dtype=wide)
+            torch.ops.ulmfit_fast_cuda.lstm_backward_steps(
+                w_hh, dy, gates, c, c_initial, dgates, dh, dc, dbias, lengths, seed, drop_p,
+                reverse, n_groups,
             )  # fmt: skip
-            multiply(dgates[slot], w, dh)
-        dh0 = dh if dh_held is None else dh.add_(dh_held)
+            dbias = dbias.sum(dim=0).to(x.dtype)
+        else:
+            dgates = x.new_empty(T if keep else 1, B, 4 * H)
+            w = dropped_weight(w_hh, drop_p, seed)
+            step_back((dgates, dh, dc), dy, (gates, c, c_initial), w, lengths, reverse)
+            dbias = None
         flat = dgates.flatten(0, 1)  # [T B, 4H]
         dx = (flat @ w_ih).unflatten(0, (T, B)) if need_dx else x.new_empty(0)
         if not need_dw:
             none = [x.new_empty(0) for _ in range(3)]
-            return dx, none[0], none[1], none[2], dh0.to(h0.dtype), dc.to(c0.dtype)
+            return dx, none[0], none[1], none[2], dh.to(h0.dtype), dc.to(c0.dtype)
         dw_ih = flat.t() @ x.flatten(0, 1)
         h_before = states_before(h0, y, lengths, reverse).flatten(0, 1)
         dw_hh = gradient_of_weight(flat.t(), h_before, drop_p, seed)
-        dbias = flat.sum(dim=0, dtype=wide).to(x.dtype)
-    return dx, dw_ih, dw_hh, dbias, dh0.to(h0.dtype), dc.to(c0.dtype)
+        if dbias is None:
+            dbias = flat.sum(dim=0, dtype=wide).to(x.dtype)
+    return dx, dw_ih, dw_hh, dbias, dh.to(h0.dtype), dc.to(c0.dtype)
+
+
+def step_back(
+    grads: tuple[Tensor, Tensor, Tensor],
+    dy: Tensor,
+    saved: tuple[Tensor, Tensor, Tensor],
+    w: Tensor,
+    lengths: Tensor | None,
+    reverse: bool,
+) -> None:
+    """Run the Triton kernel over all steps, last to first.
+
+    Args:
+        grads: dgates [T, B, 4H], or [1, B, 4H] where it is not wanted; dh and dc [B, H]: in the
+            gradients of h_n and c_n, out those of h0 and c0.
+        dy: shape [T, B, H].
+        saved: gates [T, B, 4H], c [T, B, H] and c0 [B, H].
+        w: dropped weight; shape [4H, H].
+        lengths: shape [B] or None.
+        reverse: direction.
+    """
+    from ulmfit_fast.kernels import lstm_cell
+
+    (dgates, dh, dc), (gates, c, c_initial) = grads, saved
+    T, B, H = dy.shape
+    dh_held = None if lengths is None else torch.zeros_like(dh)
+    block, grid = cell_grid(B, H)
+    for t in range(T) if reverse else reversed(range(T)):
+        t_before = t + 1 if reverse else t - 1
+        begins = t_before in (-1, T)
+        slot = t if len(dgates) == T else 0
+        lstm_cell._lstm_backward_kernel[grid](
+            dgates, dh_held, dc, dh, dy, gates, c, c_initial if begins else c, lengths,
+            slot, t, 0 if begins else t_before, B, H, block, num_warps=2,
+        )  # fmt: skip
+        multiply(dgates[slot], w, dh)
+    if dh_held is not None:
+        dh.add_(dh_held)
 
 
 def check_support(op: str, x: Tensor) -> None:
