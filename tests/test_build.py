@@ -7,6 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -121,35 +124,82 @@ def test_philox_header_alone_gives_the_published_words(tmp_path: Path, cxx: str)
     assert found == [expected for _, _, expected in PHILOX_VECTORS]
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """A CUDA source as nvcc made it: the object file, and what ptxas says."""
+
+    path: Path
+    said: str
+
+    def sass(self) -> dict[str, str]:
+        """Return the instructions of every kernel, by its mangled name."""
+        import triton
+
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        command = [str(shutil.which("cuobjdump") or tool), "-sass", str(self.path)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        _, *functions = re.split(r"Function : (\S+)", text)
+        return dict(zip(functions[::2], functions[1::2], strict=True))
+
+
+@pytest.fixture(scope="session")
+def compile_cuda(nvcc: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Compiled]:
+    """Compile a source for an architecture; every pair once."""
+    folder = tmp_path_factory.mktemp("cuda")
+    flags = ["-std=c++20", "-O3", "-DUSE_CUDA", "-Xptxas=-v", "-Werror=all-warnings"]
+
+    @cache
+    def compile_one(source: Path, arch: str) -> Compiled:
+        target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
+        path = folder / f"{source.stem}_{arch}.o"
+        command = [nvcc, *flags, target, "-c", source, "-o", path]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return Compiled(path, ran.stderr)
+
+    return compile_one
+
+
 @pytest.mark.parametrize("arch", ["80", "90a"])
 @pytest.mark.parametrize("source", CUDA_SOURCES, ids=lambda path: path.stem)
 def test_cuda_kernel_compiles_without_spills(
-    source: Path, arch: str, nvcc: str, tmp_path: Path
+    source: Path, arch: str, compile_cuda: Callable[..., Compiled]
 ) -> None:
-    target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
-    command = [
-        nvcc,
-        "-std=c++20",
-        "-O3",
-        "-DUSE_CUDA",
-        target,
-        "-Xptxas=-v",
-        "-Werror=all-warnings",
-    ]
-    ran = subprocess.run(
-        [*command, "-c", source, "-o", tmp_path / "kernel.o"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    registers = [int(n) for n in re.findall(r"Used (\d+) registers", ran.stderr)]
-    spills = [int(n) for n in re.findall(r"(\d+) bytes spill", ran.stderr)]
+    said = compile_cuda(source, arch).said
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", said)]
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill", said)]
+    stacks = [int(n) for n in re.findall(r"(\d+) bytes stack frame", said)]
     sys.stdout.write(
         f"{source.name} sm_{arch}: registers {registers}, spilled bytes {sum(spills)}\n"
     )
     assert registers
-    assert sum(spills) == 0
+    # 256 threads may have 255 each: a multiprocessor's four parts have 16384, for 2 warps of it.
+    assert max(registers) <= 255
+    assert sum(spills) + sum(stacks) == 0
+
+
+@pytest.mark.parametrize("source", ["lstm_forward", "lstm_backward"])
+def test_persistent_kernels_multiply_on_tensor_cores_and_move_16_bytes(
+    source: str, compile_cuda: Callable[..., Compiled]
+) -> None:
+    kernels = compile_cuda(CSRC / "cuda" / f"{source}.cu", "90a").sass()
+    assert kernels
+    for name, code in kernels.items():
+        wanted = "BF16" if "bfloat16" in name else "16816.F32"
+        assert re.search(r"HMMA\.16816\.F32[.\w]*", code), name
+        assert wanted in code, name
+        assert "LDGSTS.E.BYPASS.128" in code, name  # cp.async.cg
+        assert "LDSM.16.M88.4" in code, name  # ldmatrix
+        assert "LDS.128" in code, name
+        assert not re.search(r"\b(LDL|STL)\b", code), f"{name}: local memory"
+
+
+def test_kernels_have_no_instruction_of_their_own() -> None:
+    for path in (CSRC / "cuda").iterdir():
+        if path.name == "device.cuh":
+            continue
+        found = re.findall(r"\basm\b|\b__\w+_sync\b|\b__(?:ld|st|shfl|sync)\w*", path.read_text())
+        assert not found, f"{path.name}: {found}; give it a name in device.cuh"
 
 
 @pytest.mark.parametrize("source", sorted(CSRC.glob("bindings_cuda*.cpp")), ids=lambda p: p.stem)

@@ -25,6 +25,8 @@ using float16 = __half;
 
 constexpr int kAccessBytes = 16;
 constexpr int kWarpThreads = 32;
+// What a block can be given on compute capability 9.0; 8.0 has 163 KiB, 12.0 99.
+constexpr int kMaxSharedBytes = 227 * 1024;
 
 // kCount elements that move in 128-bit accesses; a pointer to it must be 16-byte aligned.
 template <typename T, int kCount>

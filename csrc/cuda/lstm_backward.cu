@@ -52,6 +52,7 @@ struct Shape {
   static constexpr int kStepBytes = kTilesN * kSequenceThreads * sizeof(FragmentB);
   static constexpr int kSharedBytes = kRingsBytes + (kSteps - kInRegisters) * kStepBytes;
   static constexpr int kChunks = kSteps / kStageSteps;
+  static_assert(kSharedBytes <= kMaxSharedBytes);
   static_assert(kSteps % kStageSteps == 0 && kChunks >= kStages);
 };
 

@@ -48,6 +48,7 @@ struct Shape {
   static constexpr int kDepth = kSequenceWarps * 16 * kSteps;
   static constexpr int kChunkSteps = kSteps % 3 == 0 ? 3 : 2;
   static constexpr int kChunks = kSteps / kChunkSteps;
+  static_assert(kSharedBytes <= kMaxSharedBytes);
   static_assert(kSteps % kChunkSteps == 0 && 16 * kSteps * 2 + 16 <= kRowBytes);
 };
 

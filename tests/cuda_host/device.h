@@ -28,6 +28,7 @@ struct float16 {
 
 constexpr int kAccessBytes = 16;
 constexpr int kWarpThreads = 32;
+constexpr int kMaxSharedBytes = 227 * 1024;
 
 template <typename T>
 struct Arithmetic {
