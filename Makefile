@@ -3,6 +3,7 @@
 #   make test    the CPU suite; peers of requirements/peers.txt take part where installed
 #   make lint    ruff, mypy, clang-format, CUDA sources through nvcc where there is one
 #   make bench   benchmarks of this machine to benchmarks/results, and the README's table
+#   make cuda-host  the CUDA kernels on this machine's CPU, every size (half an hour)
 #   make gpu     on a machine with a GPU, with $(PYTHON)'s own torch: build, GPU tests, benchmarks
 #   make clean   delete what was built, the demo's run, and .venv
 # QUICK=1 shortens bench and gpu; PYTEST_ARGS is handed to pytest.
@@ -18,12 +19,13 @@ BUILT := $(VENV)/.built
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q -q install
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu)
 CUDA_SOURCES := $(wildcard csrc/cuda/*.cu)
+HOST_SOURCES := $(wildcard tests/cuda_host/*)
 BENCHMARK_FLAGS := $(if $(QUICK),--quick)
 
 # The toolkit that nvcc itself names: the nvcc in PATH may be a script that calls another.
 TOOLKIT = $(or $(CUDA_HOME),$(shell nvcc --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^\#\$$ TOP=//p'))
 
-.PHONY: demo test lint bench gpu clean
+.PHONY: demo test lint bench cuda-host gpu clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): requirements/dev.txt
@@ -53,7 +55,7 @@ lint: $(BUILT)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES) $(HOST_SOURCES)
 	@if command -v nvcc > /dev/null; then \
 	    mkdir -p build; \
 	    for source in $(CUDA_SOURCES); do \
@@ -67,13 +69,19 @@ bench: $(BUILT)
 	$(BIN)/python benchmarks/run.py $(BENCHMARK_FLAGS)
 	$(if $(QUICK),,$(BIN)/python benchmarks/report.py)
 
+cuda-host: $(BUILT)
+	$(BIN)/python -m pytest -q -m cuda_host tests/test_cuda_host.py $(PYTEST_ARGS)
+
 gpu:
 	@$(PYTHON) -c "import sys, torch; sys.exit(torch.version.cuda is None)" 2> /dev/null \
 	    || { echo "make gpu: $(PYTHON) has no CUDA build of torch; name one that has: make gpu PYTHON=..."; exit 2; }
 	@$(PYTHON) -c "import sys, torch; sys.exit(not torch.cuda.is_available())" \
 	    || { echo "make gpu: torch sees no GPU on this machine"; exit 2; }
 	CUDA_HOME="$(TOOLKIT)" ULMFIT_FAST_BUILD=cuda $(PYTHON) setup.py build_ext --inplace
-	$(PYTHON) -m pytest -q -p no:cacheprovider tests/gpu --require-gpu $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -q -p no:cacheprovider -m gpu tests/gpu tests/test_cuda_host.py --require-gpu $(PYTEST_ARGS)
+	@mkdir -p build
+	nvcc -std=c++20 -O3 -arch=native benchmarks/persistent_parts.cu -o build/persistent_parts
+	build/persistent_parts | tee "$${OUT:-build}/persistent-parts.json"
 	$(PYTHON) benchmarks/run.py --device cuda $(BENCHMARK_FLAGS) --results "$${OUT:-benchmarks/results}"
 
 clean:
