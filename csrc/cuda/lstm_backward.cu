@@ -20,6 +20,7 @@
 //           an element is only touched by its thread.
 // Numbers   Sums in float32, fixed order; da is rounded to the storage type before the product.
 // Requires  H even, at most 1152; all blocks resident.
+#include "lstm_backward_cell.cuh"
 #include "lstm_sequence.cuh"
 
 namespace ulmfit_fast {
@@ -145,15 +146,9 @@ struct Exchange {
 
 // A stage's rows of da on their way to the warp's ring. Four lanes copy 64 bytes of a row.
 template <int kSteps>
-DEVICE void copy_stage(const uint16_t* rows, const Flags& flags, const Place& place, uint32_t epoch,
-                       int n_rows, int chunk, char* ring) {
+DEVICE void copy_stage(const uint16_t* rows, int n_rows, int chunk, char* ring) {
   const int lane = thread_index() % kWarpThreads, warp = thread_index() / kWarpThreads;
-  const int step = warp * kSteps + chunk * kStageSteps, unit = 4 * step;
-  // A stage is 8 units, so of one owner; who was waited for need not be asked again.
-  if (chunk == 0 || unit % kUnits == 0) {
-    const int owner = place.owner(unit);
-    flags.wait(owner, owner, epoch);
-  }
+  const int step = warp * kSteps + chunk * kStageSteps;
   const int row = lane / 4, column = lane % 4 * 8;
   const uint16_t* const from = rows + (row * Shape<kSteps>::kRow + step * 16 + column);
   char* const to = ring + chunk % kStages * kStageBytes + row * kRowBytes + column * 2;
@@ -167,13 +162,12 @@ DEVICE void copy_stage(const uint16_t* rows, const Flags& flags, const Place& pl
 // The sums of da W_hh over this warp's part of K.
 template <typename T, int kSteps>
 DEVICE void multiply(FragmentC (&sums)[kTilesM][kTilesN], const Weights<T, kSteps>& weights,
-                     const uint16_t* rows, const Flags& flags, const Place& place, uint32_t epoch,
-                     int n_rows, char* ring) {
+                     const uint16_t* rows, int n_rows, char* ring) {
   constexpr int kChunks = Shape<kSteps>::kChunks;
   const int lane = thread_index() % kWarpThreads;
 #pragma unroll
   for (int chunk = 0; chunk < kStages - 1; ++chunk) {
-    copy_stage<kSteps>(rows, flags, place, epoch, n_rows, chunk, ring);
+    copy_stage<kSteps>(rows, n_rows, chunk, ring);
     copy_commit();
   }
 #pragma unroll
@@ -181,7 +175,7 @@ DEVICE void multiply(FragmentC (&sums)[kTilesM][kTilesN], const Weights<T, kStep
     copy_wait<kStages - 2>();
     warp_sync();  // the chunk is here, and the one before it has been read by all lanes
     const int next = chunk + kStages - 1;
-    if (next < kChunks) copy_stage<kSteps>(rows, flags, place, epoch, n_rows, next, ring);
+    if (next < kChunks) copy_stage<kSteps>(rows, n_rows, next, ring);
     copy_commit();
 #pragma unroll
     for (int step = chunk * kStageSteps; step < (chunk + 1) * kStageSteps; ++step) {
@@ -233,16 +227,6 @@ DEVICE Two add_sums(const char* shared, int row, int unit) {
   return sum;
 }
 
-// The cell's gradient of a unit: dc becomes that of the cell state before the step.
-DEVICE Gates differentiate(const Gates& gate, float c, float c_before, float dh, float& dc) {
-  const float i = gate.value[0], f = gate.value[1], g = gate.value[2], o = gate.value[3];
-  const float tanh_c = tanh_of(c);
-  const float dc_here = dc + dh * o * (1.0f - tanh_c * tanh_c);
-  dc = dc_here * f;
-  return {{dc_here * g * i * (1.0f - i), dc_here * c_before * f * (1.0f - f),
-           dc_here * i * (1.0f - g * g), dh * tanh_c * o * (1.0f - o)}};
-}
-
 template <typename T, int kSteps>
 KERNEL(kSequenceThreads, 1)
 lstm_backward_kernel(LstmSequenceBackward p) {
@@ -272,72 +256,68 @@ lstm_backward_kernel(LstmSequenceBackward p) {
   block_sync();  // the weights have left the rings
 
   Gates dbias[2] = {};
+  const int64_t slot_words = int64_t{p.B} * H / 2;
+  const int first_k = thread_index() / kWarpThreads * kSteps * 4;
   for (int step = 0; step <= p.T; ++step) {
     const uint32_t epoch = static_cast<uint32_t>(step);  // of the da that is multiplied
-    const int t = p.reverse ? step : p.T - 1 - step, t_before = p.reverse ? t + 1 : t - 1;
-    const bool begins = step + 1 == p.T;
-    const int64_t slot_words = int64_t{p.B} * H / 2;
+    const bool ends = step == p.T;                       // only dh0 is left
+    const int t = p.reverse ? step : p.T - 1 - step;
+    const Slot slot(p, t, slot_words, step + 1 == p.T);
+    if (step > 0) {
+#pragma unroll
+      for (int turn = 0; turn < kTurns; ++turn) {
+        const int row = turn * kTurnRows + first_row;
+        if (ends || row >= place.n_rows || unit >= p.H) continue;
+        slot.prefetch_cell({place.first_row + row, unit, H});
+      }
+      flags.wait(place.owner(first_k), place.owner(first_k + 4 * kSteps - 1), epoch);
+    }
     for (int pass_row = 0; pass_row < place.n_rows; pass_row += kPassRows) {
       const int n_rows = place.n_rows - pass_row;
       if (step > 0) {
         FragmentC sums[kTilesM][kTilesN] = {};
-        multiply<T, kSteps>(sums, weights, exchange.rows(epoch) + pass_row * S::kRow, flags, place,
-                            epoch, n_rows, ring);
+        multiply<T, kSteps>(sums, weights, exchange.rows(epoch) + pass_row * S::kRow, n_rows, ring);
         warp_sync();
         store_sums(ring, sums);
-        block_sync();
       }
+      // On their way while the block meets.
+      Cell cells[kTurns];
+#pragma unroll
+      for (int turn = 0; turn < kTurns; ++turn) {
+        const int row = pass_row + turn * kTurnRows + first_row;
+        if (row >= place.n_rows || unit >= p.H) continue;
+        const bool runs = !ends && (p.lengths == nullptr || t < p.lengths[place.first_row + row]);
+        cells[turn].load(p, slot, {place.first_row + row, unit, H}, runs);
+      }
+      if (step > 0) block_sync();
 #pragma unroll
       for (int turn = 0; turn < kTurns; ++turn) {
         const int row_here = turn * kTurnRows + first_row, row = pass_row + row_here;
         if (row >= place.n_rows || unit >= p.H) continue;
-        const uint32_t at = ((place.first_row + row) * H + unit) / 2;
-        Two& dh_held = reinterpret_cast<Two*>(p.dh)[at];
-        Two dh = dh_held;
+        const At at(place.first_row + row, unit, H);
+        Cell& cell = cells[turn];
         if (step > 0) {
           const Two sum = add_sums(shared, row_here, unit_here);
-          dh = {dh.first + sum.first * p.scale, dh.second + sum.second * p.scale};
+          cell.dh.first += sum.first * p.scale;
+          cell.dh.second += sum.second * p.scale;
         }
-        const bool runs =
-            step < p.T && (p.lengths == nullptr || t < p.lengths[place.first_row + row]);
         // What does not run hands its dh on; in what runs it becomes da.
-        dh_held = runs ? Two{0, 0} : dh;
-        if (step == p.T) continue;
+        reinterpret_cast<Two*>(p.dh)[at.state] = cell.runs ? Two{0, 0} : cell.dh;
+        if (ends) continue;
         uint32_t words[4] = {};
-        const int64_t words_before_slot = t * slot_words;
-        const uint32_t at_gates = (place.first_row + row) * 2 * H + unit / 2;
-        if (runs) {
-          const auto* const gates = static_cast<const uint32_t*>(p.gates) + 4 * words_before_slot;
-          uint32_t gate[4];
-#pragma unroll
-          for (int g = 0; g < 4; ++g) gate[g] = gates[at_gates + g * (H / 2)];
-          const uint32_t dy = (static_cast<const uint32_t*>(p.dy) + words_before_slot)[at];
-          const Two c = (reinterpret_cast<const Two*>(p.cells) + words_before_slot)[at];
-          const Two* const before =
-              begins ? reinterpret_cast<const Two*>(p.c0)
-                     : reinterpret_cast<const Two*>(p.cells) + t_before * slot_words;
-          const Two c_before = before[at];
-          Two& dc = reinterpret_cast<Two*>(p.dc)[at];
-          Two dc_here = dc;
-          Gates activated[2];
-#pragma unroll
-          for (int g = 0; g < 4; ++g) {
-            activated[0].value[g] = first_of<T>(gate[g]);
-            activated[1].value[g] = second_of<T>(gate[g]);
-          }
-          const Gates da[2] = {differentiate(activated[0], c.first, c_before.first,
-                                             dh.first + first_of<T>(dy), dc_here.first),
-                               differentiate(activated[1], c.second, c_before.second,
-                                             dh.second + second_of<T>(dy), dc_here.second)};
-          dc = dc_here;
+        if (cell.runs) {
+          cell.dc = reinterpret_cast<const Two*>(p.dc)[at.state];
+          Gates da[2];
+          cell.differentiate_pair<T>(da);
+          reinterpret_cast<Two*>(p.dc)[at.state] = cell.dc;
           dbias[0] += da[0];
           dbias[1] += da[1];
 #pragma unroll
           for (int g = 0; g < 4; ++g) words[g] = join<T>(da[0].value[g], da[1].value[g]);
         }
-        auto* const dgates = static_cast<uint32_t*>(p.dgates) + 4 * words_before_slot;
+        uint32_t* const dgates = static_cast<uint32_t*>(p.dgates) + 4 * slot.words;
 #pragma unroll
-        for (int g = 0; g < 4; ++g) dgates[at_gates + g * (H / 2)] = words[g];
+        for (int g = 0; g < 4; ++g) dgates[at.gates + g * (H / 2)] = words[g];
 #pragma unroll
         for (int k = 0; k < 2; ++k) {  // a word of the exchange has two gates of one unit
           const auto of = [&](int g) { return words[g] >> (16 * k) & 0xffffu; };

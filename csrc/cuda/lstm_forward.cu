@@ -135,10 +135,10 @@ DEVICE void copy_hidden(const uint16_t* rows, const Flags& flags, const Place& p
   const int row = lane / 2, column = lane % 2 * 8;
   const uint16_t* const from = rows + (row * S::kDepth + warp * kSteps * 16 + column);
   char* const to = shared + row * kRowBytes + column * 2;
+  const int k = warp * kSteps * 16;
+  flags.wait(place.owner(k), place.owner(k + 16 * kSteps - 1), epoch);
 #pragma unroll
   for (int chunk = 0; chunk < S::kChunks; ++chunk) {
-    const int k = (warp * kSteps + chunk * S::kChunkSteps) * 16;
-    flags.wait(place.owner(k), place.owner(k + 16 * S::kChunkSteps - 1), epoch);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (16 * half + row >= n_rows) break;
@@ -173,8 +173,9 @@ DEVICE void multiply(FragmentC (&sums)[kTilesN], const Weights<T, kSteps, kPasse
   }
 }
 
-// The sums of 16 rows, [16, kColumns].
+// The sums of 16 rows, [16, kColumns], in the place of those rows of h.
 DEVICE void store_sums(char* shared, const FragmentC (&sums)[kTilesN]) {
+  warp_sync();  // all lanes have read h
   const int lane = thread_index() % kWarpThreads;
   float* at = reinterpret_cast<float*>(shared) + lane / 4 * kColumns + lane % 4 * 2;
 #pragma unroll

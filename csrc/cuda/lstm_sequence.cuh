@@ -59,12 +59,14 @@ class Flags {
     block_sync();
     if (thread_index() == 0) store_release(flags_ + own_ * kFlagStride, epoch);
   }
-  // All lanes of a warp: until parts first..last, at most 32, have published an epoch.
+  // All lanes of a warp: until parts first..last, at most 32, have published an epoch. A read past L1
+  // takes most of a microsecond, so all flags that a warp needs are asked for together.
   DEVICE void wait(int first, int last, uint32_t epoch) const {
     const int wanted = first + thread_index() % kWarpThreads;
     const uint32_t* flag = flags_ + (wanted < last ? wanted : last) * kFlagStride;
     Patience patience;
     while (!warp_all(load_acquire(flag) >= epoch)) patience.wait();
+    warp_sync();  // a vote orders no memory: what one lane has acquired is for all of them after this
   }
 
  private:

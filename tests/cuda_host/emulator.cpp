@@ -233,12 +233,10 @@ void warp_sync() {
 
 bool warp_all(bool value) {
   bool all = value;
-  land_copies();
   meet(Kind::kAll, &all, [](void* const* operands) {
     bool result = true;
     for (int lane = 0; lane < kLanes; ++lane) result &= *static_cast<bool*>(operands[lane]);
     for (int lane = 0; lane < kLanes; ++lane) *static_cast<bool*>(operands[lane]) = result;
-    join_clocks(*self->warp);
   });
   return all;
 }
