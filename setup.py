@@ -2,6 +2,7 @@
 
 ULMFIT_FAST_BUILD: auto (what this machine can build, the default), cpu or cuda (both libraries; an
 error where that is impossible), none (the package runs on its reference).
+ULMFIT_FAST_DEBUG=1: a CUDA kernel that waits for another block for two seconds ends with an error.
 Architectures: TORCH_CUDA_ARCH_LIST, else those of this machine's GPUs. Parallel jobs: MAX_JOBS.
 """
 
@@ -64,6 +65,8 @@ def extension(device: str) -> object:
     make = cpp_extension.CUDAExtension if on_gpu else cpp_extension.CppExtension
     # One binary for torch >= 2.11 and, with py_limited_api, for Python >= 3.10.
     flags = ["-O3", "-DTORCH_TARGET_VERSION=0x020b000000000000"] + ["-DUSE_CUDA"] * on_gpu
+    if os.environ.get("ULMFIT_FAST_DEBUG") == "1":
+        flags.append("-DULMFIT_FAST_DEBUG")
     sources = [*map(str, bindings), *map(str, kernels)]
     arguments = {"cxx": flags, "nvcc": flags}
     return make(

@@ -34,7 +34,8 @@ CPU_POINTS = [
     Point(1400, 1, 400),
 ]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-IMPLS = ("ulmfit_fast", "ulmfit_fast_graph", "torch", "torch_undropped", "reference")
+IMPLS = ("ulmfit_fast", "ulmfit_fast_graph", "torch", "torch_undropped", "triton", "reference")
+GPU_IMPLS = ("ulmfit_fast_graph", "triton")
 #: Where the reference, several times slower than all others, is timed outside the full grid.
 REFERENCE_POINTS = [*QUICK, Point(70, 64, 1152)]
 
@@ -49,7 +50,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         (point, mode, dtype, impl)
         for point, mode, dtype, impl in itertools.product(points, MODES, DTYPES, IMPLS)
         if (whole or is_default(point, dtype, impl, device))
-        and (device == "cuda" or impl != "ulmfit_fast_graph")
+        and (device == "cuda" or impl not in GPU_IMPLS)
     ]
     names = [f"{p}-{m}-{str(d).removeprefix('torch.')}-{i}" for p, m, d, i in cases]
     metafunc.parametrize(("point", "mode", "dtype", "impl"), cases, ids=names)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from machine import ROOT, free_bytes
 from torch import Tensor, nn
 
 from ulmfit_fast import _native, functional, reference
+from ulmfit_fast.kernels import lstm as lstm_kernels
 
 sys.path.append(str(ROOT / "tests"))
 import lstm_calls
@@ -164,6 +167,7 @@ class Implementation:
 
 IMPLEMENTATIONS = {
     "ulmfit_fast": Implementation("functional.lstm, weight drop 0.5", _ours, seeded=True),
+    "triton": Implementation("functional.lstm on its Triton path", _ours, seeded=True),
     "torch": Implementation("nn.LSTM on F.dropout(weight_hh, 0.5)", _torch),
     "torch_undropped": Implementation("nn.LSTM without weight drop", _torch_undropped),
     "fastai": Implementation("fastai's WeightDropout(nn.LSTM, 0.5)", _fastai),
@@ -171,9 +175,21 @@ IMPLEMENTATIONS = {
 }
 
 
+@contextmanager
+def kernels_of(impl: str) -> Iterator[None]:
+    """Have calls inside run on Triton where that is what is measured."""
+    if impl != "triton":
+        yield
+        return
+    with mock.patch.object(lstm_kernels, "why_not_persistent", return_value="measured apart"):
+        yield
+
+
 def why_left_out(impl: str, device: str) -> str | None:
     """Return why an implementation cannot be measured here; None where it can."""
-    if impl == "ulmfit_fast":
+    if impl == "triton" and device != "cuda":
+        return "needs --device cuda"
+    if impl in ("ulmfit_fast", "triton"):
         reason = _native.why_missing("lstm_forward", device)
         return reason and f"no kernel to measure: {reason}"
     if impl == "fastai" and find_spec("fastai") is None:
@@ -220,11 +236,12 @@ def build_call(
         return y
 
     def forward_only() -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), kernels_of(impl):
             return forward()
 
     def forward_and_backward() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(forward(), [x, *weights], dy)
+        with kernels_of(impl):
+            return torch.autograd.grad(forward(), [x, *weights], dy)
 
     return forward_and_backward if backward else forward_only
 
@@ -246,7 +263,8 @@ def check(impl: str, point: Point, dtype: torch.dtype, device: str) -> float:
         AssertionError: it is further from float64 than the criterion allows: do not time it.
     """
     T = min(point.T, CHECKED_STEPS)
-    return max(_check_layer(impl, (T, point.B, *layer), dtype, device) for layer in point.layers)
+    with kernels_of(impl):
+        return max(_check_layer(impl, (T, point.B, *size), dtype, device) for size in point.layers)
 
 
 def check_or_leave_out(

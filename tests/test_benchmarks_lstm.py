@@ -91,6 +91,15 @@ def test_fastai_is_left_out_where_it_is_not_installed(
 ) -> None:
     monkeypatch.setattr(networks, "find_spec", lambda name: None)
     assert "requirements/peers.txt" in networks.why_left_out("fastai", "cpu")
+    assert networks.why_left_out("triton", "cpu") == "needs --device cuda"
+
+
+def test_triton_is_measured_on_triton(networks: ModuleType) -> None:
+    w_hh = torch.empty(8, 2)
+    with networks.kernels_of("triton"):
+        assert networks.lstm_kernels.why_not_persistent(w_hh, 1, False) == "measured apart"
+    with networks.kernels_of("ulmfit_fast"):
+        assert networks.lstm_kernels.why_not_persistent(w_hh, 1, False) == "it is CUDA C++"
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -203,7 +212,7 @@ def test_full_grid_holds_every_point_of_the_issue() -> None:
     found = set(re.findall(r"\[(\w+)-T(\d+)-B(\d+)-H(\d+)-([a-z+]+)-(\w+)-(\w+)-rep", ran.stdout))
     kinds, modes = ("layer", "stack"), ("forward", "forward+backward")
     dtypes = ("float32", "bfloat16", "float16")
-    impls = (*IMPLS, "ulmfit_fast_graph")
+    impls = (*IMPLS, "ulmfit_fast_graph", "triton")
     n_points = len(kinds) * 3 * 4 * 2
     assert len(found) == n_points * len(modes) * len(dtypes) * len(impls)
     assert {case[1:4] for case in found} == {
