@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from itertools import product
@@ -182,6 +183,18 @@ def test_accesses_out_of_bounds_are_caught(
 def test_more_blocks_than_fit_are_refused(built: Path, tmp_path: Path) -> None:
     ran = host.run(built / "run_lstm", host.draw(HostCase(1, 99, 1152, groups=(3, 1))), tmp_path)
     assert ran.message.startswith("lstm_forward: error 720")
+
+
+def test_the_twin_has_every_name_of_the_door() -> None:
+    door = (ROOT / "csrc" / "cuda" / "device.cuh").read_text()
+    names = set(
+        re.findall(r"^(?:template <.*>\n)?(?:\[\[noreturn\]\] )?DEVICE .*?(\w+)\(", door, re.M)
+    )
+    names |= set(re.findall(r"^(?:struct|class)(?: alignas\(\w+\))? (\w+) \{", door, re.M))
+    names -= {"shared_address"}  # of the instructions' own use
+    assert {"multiply_add", "copy_async", "Pack", "FragmentA", "Launch", "Patience"} <= names
+    twin = (host.HOST / "device.h").read_text()
+    assert {name for name in names if not re.search(rf"\b{name}\b", twin)} == set()
 
 
 # PTX ISA 9.0, 9.7.14.5.8, figures of mma.m16n8k16 with .f16 and .bf16 (A, B) and .f32 (C), and

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -29,6 +30,12 @@ struct float16 {
 constexpr int kAccessBytes = 16;
 constexpr int kWarpThreads = 32;
 constexpr int kMaxSharedBytes = 227 * 1024;
+
+template <typename T, int kCount>
+struct alignas(kAccessBytes) Pack {
+  static_assert(kCount * sizeof(T) % kAccessBytes == 0, "a pack is made of whole 128-bit accesses");
+  T element[kCount];
+};
 
 template <typename T>
 struct Arithmetic {
@@ -84,6 +91,7 @@ inline float16 narrow<float16>(float value) {
 inline float fast_exp(float x) { return std::exp(x); }
 inline float fast_divide(float a, float b) { return a / b; }
 
+using host::add_acquire_release;
 using host::block_index;
 using host::block_sync;
 using host::copy_async;
@@ -201,6 +209,9 @@ inline FragmentA load_matrices(const void* shared_row) {
 inline void store_for_others(uint32_t* global, uint32_t value) { host::store(global, value); }
 inline uint32_t load_from_others(const uint32_t* global) { return host::load(global); }
 inline void prefetch(const void*) {}
+inline uint64_t timer_ns() {
+  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+}
 [[noreturn]] inline void trap() { host::fail("trap"); }
 
 class Patience {
@@ -230,6 +241,15 @@ template <typename Params>
 cudaError_t resident_blocks(void (*)(Params), int, size_t shared_bytes, int* blocks) {
   const host::Options& options = host::options();
   *blocks = shared_bytes <= options.shared_limit ? options.n_multiprocessors : 0;
+  return cudaSuccess;
+}
+
+inline bool is_aligned(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % kAccessBytes == 0;
+}
+
+inline cudaError_t multiprocessors(int* count) {
+  *count = host::options().n_multiprocessors;
   return cudaSuccess;
 }
 

@@ -69,6 +69,7 @@ void store(uint32_t* global, uint32_t value);
 uint32_t load(const uint32_t* global);
 void store_release(uint32_t* flag, uint32_t value);
 uint32_t load_acquire(const uint32_t* flag);
+uint32_t add_acquire_release(uint32_t* counter, uint32_t value);
 // All lanes of a warp: until a flag that one of them has read last is released again.
 void wait_for_flag();
 [[noreturn]] void fail(const std::string& why);

@@ -189,6 +189,12 @@ uint32_t load_acquire(const uint32_t* flag) {
   return *flag;
 }
 
+uint32_t add_acquire_release(uint32_t* counter, uint32_t value) {
+  const uint32_t before = load_acquire(counter);
+  store_release(counter, before + value);
+  return before;
+}
+
 void wait_for_flag() {
   Warp& warp = *self->warp;
   if (++warp.n_at_flag < kLanes) return wait_here(State::kFlag);
