@@ -15,8 +15,9 @@
 //           them chunk by chunk as they arrive. The 8 partial sums take the place of what was
 //           multiplied, are added in one order, and a thread finishes two units of a row.
 //           Publication of h ends the step: one barrier between blocks.
-// Memory    Shared: 8 warps [32, 152] of the storage type, 76 KiB, and 18 KiB a k-step of W_hh. A row is 304 bytes: rows start 12
-//           banks apart, modulo 32, so ldmatrix has no conflicts.
+// Memory    Shared: 8 warps [32, 152] of the storage type, 76 KiB, and 18 KiB a k-step of W_hh, so
+//           112 KiB at H 1152. A row is 304 bytes: rows start 12 banks apart, modulo 32, and ldmatrix
+//           has no conflicts.
 // Numbers   Products and cell state in float32, fixed order. scale is applied to the sum before G.
 //           h, gates and y are rounded to the storage type.
 // Requires  H even, at most 1152; rows of a group at most kLstmMaxRows; all blocks resident.
