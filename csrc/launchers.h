@@ -143,6 +143,57 @@ struct LstmKernels {
 // The kernels of a storage type on this machine's processor.
 const LstmKernels& lstm_kernels_cpu(DType dtype);
 
+// One layer's settings, float64 up to the factors below; five numbers side by side, as in the op's
+// argument layers.
+struct AdamwLayer {
+  double lr, weight_decay, beta1, beta2, eps;
+};
+
+// One unfrozen tensor. All memory is dense, in the same order.
+struct AdamwTensor {
+  float* param;       // [n]
+  const float* grad;  // [n]
+  float* exp_avg;     // [n]
+  float* exp_avg_sq;  // [n]
+  float* step;        // [1]: steps taken
+  void* shadow;       // bfloat16 [n] or nullptr
+  float* average;     // [n] or nullptr
+  float* n_averaged;  // [1] where average is
+  int64_t n;
+  int64_t first_tile;  // tiles of the tensors before this one
+  int32_t layer;
+  bool aligned;  // every [n] begins at a multiple of 16 bytes, shadow of 8
+};
+
+// What a step has once. Pointers to single numbers are to the memory of the device.
+struct AdamwStep {
+  const float* grad_scale;  // the gradients are this many times too large; nullptr: 1
+  const float* found_inf;   // not 0: nothing changes; nullptr: 0
+  double max_grad_norm;     // infinite: no clipping
+  bool measure;             // write grad_norm: for clipping, or to skip what is not finite
+  bool skip_nonfinite;
+  double average_weight;   // of the newest parameters in the average; 0: their mean
+  float* grad_norm;        // of the unscaled gradients
+  int64_t* skipped_steps;  // + 1 where nothing changes
+};
+
+// One layer's factors of a step, formed in float64 and rounded once.
+struct AdamwFactors {
+  float weight1, weight2;  // of the gradient and its square in the moments: 1 - beta
+  float step_size;         // lr sqrt(1 - beta2^t) / (1 - beta1^t)
+  float eps;               // eps sqrt(1 - beta2^t)
+  float decay;             // lr weight_decay
+  float average;           // of the parameter in the average; 1 replaces it
+};
+
+// What an instruction set does for AdamW, on elements first .. last - 1 of a tensor.
+struct AdamwKernels {
+  double (*sum_of_squares)(const AdamwTensor&, int64_t first, int64_t last);
+  void (*update)(const AdamwTensor&, const AdamwFactors&, float scale, int64_t first, int64_t last);
+};
+
+const AdamwKernels& adamw_kernels_cpu();
+
 // Tests and benchmarks: take the kernels of the n-th instruction set that this processor knows, 0
 // the best; returns how many it knows. Not to be called while kernels run.
 int64_t use_instruction_set(int64_t n);
@@ -205,6 +256,25 @@ cudaError_t lstm_backward_blocks(int64_t H, DType dtype, int* blocks);
 size_t lstm_forward_exchange_bytes(int64_t B, int64_t H, int64_t n_groups);
 size_t lstm_backward_exchange_bytes(int64_t B, int64_t H, int64_t n_groups);
 size_t lstm_flag_bytes(int64_t n_blocks);
+
+// Elements of a tile: what a warp takes at a time, and the sum of whose squares has a place.
+constexpr int kAdamwTile = 2048;
+
+// A whole step: layers on the host (n_layers of them) or, if layers is nullptr, in device_layers.
+struct LayerwiseAdamw {
+  AdamwStep step;
+  const AdamwTensor* tensors;  // on the host; first_tile counts tiles of kAdamwTile
+  int64_t n_tensors;
+  const AdamwLayer* layers;
+  const AdamwLayer* device_layers;
+  int64_t n_tiles;
+  double* sums;      // [n_tiles + 1], anything; not read unless step.measure
+  uint32_t* ticket;  // [1], 0, and 0 again afterwards
+};
+
+// Two launches for up to kAdamwMostTensors tensors, one where step.measure is false.
+constexpr int kAdamwMostTensors = 240;
+cudaError_t launch_layerwise_adamw(const LayerwiseAdamw& params, cudaStream_t stream);
 #endif
 
 }  // namespace ulmfit_fast

@@ -10,7 +10,7 @@ from small_training import draw_texts, small_config, train_all, weights_hash
 
 from ulmfit_fast import TrainingError, ULMFiTTrainer
 from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, LossParts, TextClassifier
-from ulmfit_fast.optim import layerwise_adamw
+from ulmfit_fast.optim import layer_param_groups
 from ulmfit_fast.training import loop, tasks
 from ulmfit_fast.training.progress import Observer
 
@@ -126,14 +126,8 @@ def test_weight_decay_spares_what_fastai_spares() -> None:
     model = LanguageModel(AWDLSTMConfig(8, 4, 4, 2))
     assert [id(p) for p in model.undecayed_parameters()] == [id(model.decoder_bias)]
     classifier = TextClassifier(AWDLSTMConfig(8, 4, 4, 2), 2)
-    optimizer = layerwise_adamw(
-        classifier.layer_groups(),
-        classifier.undecayed_parameters(),
-        weight_decay=0.5,
-        betas=(0.9, 0.99),
-        eps=1e-8,
-    )
-    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    groups = layer_param_groups(classifier.layer_groups(), classifier.undecayed_parameters(), 0.5)
+    decays = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     for name, parameter in classifier.named_parameters():
         is_norm = name in ("head.0.weight", "head.0.bias", "head.4.weight", "head.4.bias")
         assert decays[id(parameter)] == (0.0 if is_norm else 0.5), name

@@ -22,6 +22,7 @@ _HOME = {
     "WeightDroppedLSTM": "ulmfit_fast.modules",
     "EmbeddingDropout": "ulmfit_fast.modules",
     "VariationalDropout": "ulmfit_fast.modules",
+    "LayerwiseAdamW": "ulmfit_fast.optim",
     "read_table": "ulmfit_fast.text",
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ulmfit_fast import _ops, reference
-from ulmfit_fast.kernels import drop_connect, lstm
+from ulmfit_fast.kernels import drop_connect, layerwise_adamw, lstm
 
 BUILD_COMMAND = "pip install --no-build-isolation -e ."
 REFERENCE_KERNELS: dict[str, Callable[..., object]] = {
@@ -28,6 +28,7 @@ CUDA_KERNELS: dict[str, Callable[..., object]] = {"drop_connect": drop_connect.d
 TRITON_KERNELS: dict[str, Callable[..., object]] = {
     "lstm_forward": lstm.lstm_forward,
     "lstm_backward": lstm.lstm_backward,
+    "layerwise_adamw_": layerwise_adamw.layerwise_adamw_,
 }
 
 #: (op, device type) -> "compiled", "triton" or "reference": the kernel that runs.

@@ -26,6 +26,14 @@ SCHEMAS = {
         "float drop_p, bool reverse, bool need_dx, bool need_dw) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
+    "layerwise_adamw_": (
+        "(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+        "Tensor(d!)[] steps, Tensor(e!)[] shadows, Tensor(f!)[] averages, "
+        "Tensor(g!)[] n_averaged, Tensor(h!) grad_norm, Tensor(i!) skipped_steps, "
+        "Tensor(j!) ticket, Tensor layers, int[] layer_of, Tensor? grad_scale, "
+        "Tensor? found_inf, float? max_grad_norm, bool skip_nonfinite, float average_weight) "
+        "-> ()"
+    ),
 }
 
 for _name, _schema in SCHEMAS.items():
@@ -123,6 +131,11 @@ def _lstm_backward_backward(ctx: Any, *grads: Tensor) -> None:
     )
 
 
+def _layerwise_adamw__fake(*arguments: Any) -> None:
+    """Do nothing: the op writes over what its schema marks, and returns nothing."""
+
+
+torch.library.register_fake("ulmfit_fast::layerwise_adamw_", _layerwise_adamw__fake)
 torch.library.register_fake("ulmfit_fast::drop_connect", _drop_connect_fake)
 torch.library.register_autograd(
     "ulmfit_fast::drop_connect", _drop_connect_backward, setup_context=_drop_connect_save

@@ -22,6 +22,7 @@ constexpr int kRows = ULMFIT_FAST_ROWS;
 #include "pack.h"
 #include "lstm_step.h"
 #include "sequence_product.h"
+#include "adamw.h"
 // clang-format on
 
 template <typename S, typename Operand>
@@ -68,6 +69,11 @@ const LstmKernels& lstm_kernels(DType dtype) {
       break;
   }
   return of_float16;
+}
+
+const AdamwKernels& adamw_kernels() {
+  static const AdamwKernels kernels{&sum_of_squares, &update};
+  return kernels;
 }
 
 }  // namespace ulmfit_fast::ULMFIT_FAST_ISA

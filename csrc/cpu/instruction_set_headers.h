@@ -6,9 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
+#include "../adamw.h"
 #include "../launchers.h"
 #include "../philox.h"
 #include "torch/headeronly/util/BFloat16.h"

@@ -119,6 +119,9 @@ DEVICE bool warp_all(bool value) { return __all_sync(0xffffffffu, value) != 0; }
 DEVICE float warp_exchange(float value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
+DEVICE double warp_exchange(double value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
 
 // ---- Matrix products of a warp. PTX 9.7.14.5.8, m16n8k16; q = lane % 4, r = lane / 4:
 //   A [16, 16]  word 0: (r, 2q..2q+1)  1: (r + 8, 2q..)  2: (r, 2q + 8..)  3: (r + 8, 2q + 8..)
@@ -190,6 +193,12 @@ DEVICE uint32_t load_from_others(const uint32_t* global) {
   asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(value) : "l"(global) : "memory");
   return value;
 }
+DEVICE void store_for_others(double* global, double value) { *global = value; }
+DEVICE double load_from_others(const double* global) {
+  double value;
+  asm volatile("ld.global.cg.f64 %0, [%1];" : "=d"(value) : "l"(global) : "memory");
+  return value;
+}
 DEVICE void store_release(uint32_t* flag, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
@@ -205,6 +214,16 @@ DEVICE uint32_t add_acquire_release(uint32_t* counter, uint32_t value) {
                : "l"(counter), "r"(value)
                : "memory");
   return before;
+}
+
+// 16 bytes that are not used again soon: first to leave the caches.
+DEVICE Pack<float, 4> load_streaming(const Pack<float, 4>* global) {
+  const float4 v = __ldcs(reinterpret_cast<const float4*>(global));
+  return {{v.x, v.y, v.z, v.w}};
+}
+DEVICE void store_streaming(Pack<float, 4>* global, const Pack<float, 4>& pack) {
+  const float* v = pack.element;
+  __stcs(reinterpret_cast<float4*>(global), make_float4(v[0], v[1], v[2], v[3]));
 }
 
 // Asks for the line in L2; no register waits for it.

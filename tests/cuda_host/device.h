@@ -17,6 +17,7 @@
 #define DEVICE inline
 #define KERNEL(kThreads, kBlocks) void
 #define __restrict__ __restrict
+#define __grid_constant__
 
 namespace ulmfit_fast {
 
@@ -110,9 +111,10 @@ void copy_wait() {
   host::copy_wait(kPending);
 }
 
-inline float warp_exchange(float value, int mask) {
+template <typename T>
+T warp_exchange(T value, int mask) {
   struct Operand {
-    float value, result;
+    T value, result;
     int mask;
   } mine{value, 0, host::options().mutation == "warp_exchange" ? mask >> 1 : mask};
   host::meet(host::Kind::kExchange, &mine, [](void* const* operands) {
@@ -208,6 +210,17 @@ inline FragmentA load_matrices(const void* shared_row) {
 
 inline void store_for_others(uint32_t* global, uint32_t value) { host::store(global, value); }
 inline uint32_t load_from_others(const uint32_t* global) { return host::load(global); }
+inline void store_for_others(double* global, double value) {
+  const auto words = std::bit_cast<std::array<uint32_t, 2>>(value);
+  for (int i = 0; i < 2; ++i) host::store(reinterpret_cast<uint32_t*>(global) + i, words[i]);
+}
+inline double load_from_others(const double* global) {
+  std::array<uint32_t, 2> words;
+  for (int i = 0; i < 2; ++i) words[i] = host::load(reinterpret_cast<const uint32_t*>(global) + i);
+  return std::bit_cast<double>(words);
+}
+inline Pack<float, 4> load_streaming(const Pack<float, 4>* global) { return *global; }
+inline void store_streaming(Pack<float, 4>* global, const Pack<float, 4>& pack) { *global = pack; }
 inline void prefetch(const void*) {}
 inline uint64_t timer_ns() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
@@ -231,7 +244,9 @@ template <typename Params>
 cudaError_t launch(void (*kernel)(Params), const Launch& shape, const Params& params) {
   const int n_blocks = static_cast<int>(shape.blocks);
   if (shape.shared_bytes > host::options().shared_limit) return cudaErrorInvalidValue;
-  if (n_blocks > host::options().n_multiprocessors) return cudaErrorCooperativeLaunchTooLarge;
+  if (shape.cooperative && n_blocks > host::options().n_multiprocessors) {
+    return cudaErrorCooperativeLaunchTooLarge;
+  }
   const bool done = host::run(n_blocks, static_cast<int>(shape.threads), shape.shared_bytes,
                               [&] { kernel(params); });
   return done ? cudaSuccess : cudaErrorLaunchFailure;
@@ -251,6 +266,15 @@ inline bool is_aligned(const void* pointer) {
 inline cudaError_t multiprocessors(int* count) {
   *count = host::options().n_multiprocessors;
   return cudaSuccess;
+}
+
+inline cudaError_t grid_stride_blocks(int64_t n_items, int threads, int blocks_per_sm,
+                                      unsigned* blocks) {
+  int n_sm = 0;
+  const cudaError_t error = multiprocessors(&n_sm);
+  const int64_t needed = (n_items + threads - 1) / threads;
+  *blocks = static_cast<unsigned>(std::min<int64_t>(needed, int64_t{n_sm} * blocks_per_sm));
+  return error;
 }
 
 inline cudaError_t fill_zeros(void* global, size_t bytes, cudaStream_t) {

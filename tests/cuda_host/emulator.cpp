@@ -27,7 +27,7 @@ std::string error;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kStackBytes = 128 * 1024;
 #else
-constexpr size_t kStackBytes = 32 * 1024;
+constexpr size_t kStackBytes = 64 * 1024;  // kernel arguments are up to 32 KB of it
 #endif
 
 // The scheduler's own stack.

@@ -14,16 +14,16 @@ from ulmfit_fast.reference.masks import (
     keep_mask,
     philox4x32,
 )
-from ulmfit_fast.reference.optim import adamw_step
+from ulmfit_fast.reference.optim import layerwise_adamw_
 
 __all__ = [
     "WORD",
     "accumulation_dtype",
-    "adamw_step",
     "concat_pool",
     "drop_connect",
     "embedding_dropout",
     "keep_mask",
+    "layerwise_adamw_",
     "linear_cross_entropy",
     "lstm",
     "lstm_backward",

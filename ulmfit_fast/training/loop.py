@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ulmfit_fast.errors import TrainingError
 from ulmfit_fast.model import LanguageModel, LossParts, TextClassifier
-from ulmfit_fast.optim import layerwise_adamw, set_rates
+from ulmfit_fast.optim import LayerwiseAdamW, layer_param_groups, set_rates
 from ulmfit_fast.schedule import Phase, discriminative_rates
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 from ulmfit_fast.training.plan import layer_decay, schedule, stage_phases
@@ -99,12 +99,13 @@ class Fit:
         self.read_every = CPU_STEPS_BETWEEN_READS if on_cpu else GPU_STEPS_BETWEEN_READS
         self.groups = task.model.layer_groups()
         self.phases = stage_phases(config, task.stage, len(self.groups), from_scratch)
-        self.optimizer = layerwise_adamw(
-            self.groups,
-            task.model.undecayed_parameters(),
-            weight_decay=config.weight_decay,
+        undecayed = task.model.undecayed_parameters()
+        self.optimizer = LayerwiseAdamW(
+            layer_param_groups(self.groups, undecayed, config.weight_decay),
+            lr=0.0,
             betas=config.betas,
             eps=config.eps,
+            max_grad_norm=self.settings.clip or None,
         )
         self.result = StageResult(task.stage)
         self.best_score: tuple[float, ...] | None = None
@@ -217,8 +218,6 @@ class Fit:
 
     def _update(self, parts: LossParts) -> None:
         torch.autograd.backward(parts.total)
-        if self.settings.clip > 0:
-            nn.utils.clip_grad_norm_(self.task.model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -1,0 +1,162 @@
+"""What LayerwiseAdamW refuses, in one line each, before anything is changed."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Flags of torch.optim.AdamW that change what is computed, and what to take instead.
+REFUSED_FLAGS = {
+    "amsgrad": "LayerwiseAdamW keeps no maximum of the second moments; use torch.optim.AdamW",
+    "maximize": "negate the loss instead",
+    "differentiable": "the step has no gradient; use torch.optim.AdamW",
+}
+
+
+def check_flags(flags: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError where a flag that is not supported is set."""
+    for name, instead in REFUSED_FLAGS.items():
+        if flags.get(name):
+            raise ValueError(f"{where}: {name}=True is not supported: {instead}")
+
+
+def check_average(average: object) -> None:
+    """Raise ValueError unless average is None, "mean" or a weight in [0, 1)."""
+    is_weight = isinstance(average, int | float) and 0.0 <= average < 1.0
+    if not (average is None or average == "mean" or is_weight):
+        raise ValueError(f'average: expected None, "mean" or a weight in [0, 1), found {average!r}')
+
+
+def check_max_grad_norm(max_grad_norm: float | None) -> None:
+    """Raise ValueError unless max_grad_norm is above 0 or None."""
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise ValueError(f"max_grad_norm: expected a number above 0 or None, found {max_grad_norm}")
+
+
+def check_params(group: Mapping[str, Any], where: str) -> None:
+    """Raise unless a group has parameters, each once, that the kernels can move.
+
+    Raises:
+        ValueError: no parameters, one of them twice, or one that is no floating-point tensor.
+        NotImplementedError: a dtype or a memory layout that the kernels do not know.
+    """
+    params: Sequence[Tensor] = group["params"]
+    if not params:
+        raise ValueError(f"{where} has no parameters: leave the group out")
+    if len(set(map(id, params))) < len(params):
+        raise ValueError(f"{where} holds a parameter twice: list each once")
+    for index, param in enumerate(params):
+        check_param(param, name_of(group, index, where))
+
+
+def check_param(param: Tensor, name: str) -> None:
+    """Raise as check_params does, for one parameter."""
+    distributed = sys.modules.get("torch.distributed.tensor")
+    if distributed is not None and isinstance(param, distributed.DTensor):
+        raise NotImplementedError(
+            f"{name}: DTensor is not supported (FSDP, tensor parallelism); use DDP"
+        )
+    if param.layout != torch.strided:
+        raise NotImplementedError(f"{name}: {param.layout} is not supported; make it dense")
+    if param.dtype == torch.float32:
+        return
+    if not param.is_floating_point() or param.is_complex():
+        raise ValueError(f"{name}: expected float32, found {param.dtype}")
+    raise NotImplementedError(
+        f"{name}: expected float32, found {param.dtype}; keep float32 parameters and compute in "
+        "16 bits with torch.autocast, or use torch.optim.AdamW"
+    )
+
+
+def name_of(group: Mapping[str, Any], index: int, where: str) -> str:
+    """Return what to call a parameter in an error."""
+    names = group.get("param_names")
+    return f"{where}, parameter {index if names is None else names[index]!r}"
+
+
+def check_gradient(param: Tensor, state: Mapping[str, Any], name: str) -> None:
+    """Raise unless a parameter's gradient and state fit it.
+
+    Raises:
+        ValueError: a gradient or state of another shape, dtype or device than the parameter.
+        NotImplementedError: a sparse gradient; a parameter whose memory has gaps or overlaps.
+    """
+    grad = param.grad
+    if grad is None:
+        raise ValueError(f"{name} has no gradient")
+    if grad.layout != torch.strided:
+        raise NotImplementedError(
+            f"{name}: a gradient with layout {grad.layout} is not supported; make it dense "
+            "(nn.Embedding: sparse=False)"
+        )
+    found = {"gradient": grad} | {k: state[k] for k in ("exp_avg", "exp_avg_sq") if k in state}
+    for what, tensor in found.items():
+        if tensor.shape != param.shape:
+            shapes = f"{list(param.shape)}, found {list(tensor.shape)}"
+            raise ValueError(f"{name}: expected a {what} of shape {shapes}; make a new optimizer")
+        if tensor.dtype != param.dtype:
+            raise ValueError(f"{name}: expected a {what} in {param.dtype}, found {tensor.dtype}")
+        if tensor.device != param.device:
+            raise ValueError(
+                f"{name} is on {param.device}, its {what} on {tensor.device}: move the model "
+                "before the optimizer is made, or load the optimizer's state dict again"
+            )
+    if not is_dense(param):
+        raise NotImplementedError(
+            f"{name}: its memory has gaps or overlaps (strides {list(param.stride())}); make it "
+            "contiguous"
+        )
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Say whether a tensor's elements fill its memory, in any order of its dimensions."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def check_settings(row: Sequence[float], where: str) -> None:
+    """Raise ValueError unless lr, weight_decay, beta1, beta2 and eps are in their ranges."""
+    for name, value in zip(("lr", "weight_decay", "beta1", "beta2", "eps"), row, strict=True):
+        is_beta = name.startswith("beta")
+        if not (0.0 <= value < 1.0 if is_beta else 0.0 <= value < math.inf):
+            expected = "in [0, 1)" if is_beta else "0 or more"
+            raise ValueError(f"{where}: {name} is {value}; give a number {expected}")
+
+
+def check_state_dict(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError unless a state dict fits the parameters, before any of it is taken over.
+
+    Args:
+        state_dict: of a LayerwiseAdamW or a torch.optim.AdamW.
+        groups: parameter groups of the optimizer that is to load it.
+    """
+    saved_groups = state_dict["param_groups"]
+    saved, found = ([len(g["params"]) for g in of_groups] for of_groups in (saved_groups, groups))
+    if saved != found:
+        raise ValueError(
+            f"state dict: groups of {saved} parameters do not fit an optimizer with {found}"
+        )
+    for index, (old, group) in enumerate(zip(saved_groups, groups, strict=True)):
+        where = f"state dict, group {index}"
+        check_flags(old, where)
+        for place, (key, param) in enumerate(zip(old["params"], group["params"], strict=True)):
+            for name, value in state_dict["state"].get(key, {}).items():
+                if name not in ("exp_avg", "exp_avg_sq", "ax"):
+                    continue
+                if value.shape != param.shape:
+                    raise ValueError(
+                        f"{name_of(group, place, where)}: {name} has shape {list(value.shape)}, "
+                        f"the parameter {list(param.shape)}"
+                    )

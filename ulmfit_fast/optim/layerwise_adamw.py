@@ -1,0 +1,341 @@
+"""AdamW over layers that each have their own settings: clip, check, decay and update in one op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
+
+import torch
+from torch import Tensor
+
+from ulmfit_fast import _native
+from ulmfit_fast.optim import checks
+from ulmfit_fast.optim.settings import LiveSettings, rows_of
+from ulmfit_fast.optim.state import State, add_average, adopt, in_layout_of, new_state, swap
+
+#: What torch.optim.AdamW keeps in a group too, so that its state dicts and ours are one format.
+ADAMW_FLAGS: dict[str, Any] = {
+    "amsgrad": False,
+    "maximize": False,
+    "foreach": None,
+    "capturable": False,
+    "differentiable": False,
+    "fused": True,
+    "decoupled_weight_decay": True,
+}
+#: Attributes that a copy takes along.
+KEPT_BY_COPIES = (
+    *("max_grad_norm", "skip_nonfinite", "averaging", "_average", "_has_shadows", "_settings"),
+    *("_shadows", "_scalars"),
+)
+SCALARS = {
+    "grad_norm": torch.tensor(float("nan")),
+    "skipped_steps": torch.tensor(0),
+    "ticket": torch.tensor(0, dtype=torch.int32),
+}
+
+
+class Options(TypedDict, total=False):
+    """Further arguments of LayerwiseAdamW; the last five are torch.optim.AdamW's."""
+
+    bf16_shadow: bool
+    average: float | Literal["mean"] | None
+    capturable: bool
+    amsgrad: bool
+    maximize: bool
+    differentiable: bool
+    foreach: bool | None
+    fused: bool | None
+
+
+class Live(NamedTuple):
+    """A parameter that this step moves, its gradient in its memory layout, and its group."""
+
+    param: Tensor
+    grad: Tensor
+    group: int
+
+
+class LayerwiseAdamW(torch.optim.Optimizer):
+    """AdamW with a parameter group for every layer, all of them in one pass.
+
+        g = grad * min(1, max_grad_norm / (norm of all gradients + 1e-6))
+        m = m + (1 - beta1) (g - m),  v = v + (1 - beta2) (g^2 - v)
+        p = p - lr weight_decay p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    Equivalent to: torch.nn.utils.clip_grad_norm_ and torch.optim.AdamW(...).step(), with lr, betas,
+    eps and weight_decay of each group. Gradients are not modified. A parameter whose gradient is
+    None, or whose group has "frozen": True, is not in the norm and neither moves nor decays nor
+    counts the step; under lr=0 the moments move, as in torch.
+
+    Args:
+        params: parameters, (name, parameter) pairs, or groups as in every torch optimizer.
+        lr: learning rate: a number, or a tensor with one element, which is read on its device.
+        betas: decay rates of the moments, in [0, 1).
+        eps: added to the root of the second moment.
+        weight_decay: decoupled: the parameter shrinks by lr * weight_decay.
+        max_grad_norm: largest norm of all unfrozen gradients together; None does not clip.
+        skip_nonfinite: a step in which any unfrozen gradient is infinite or NaN changes nothing but
+            skipped_steps. Without it and without max_grad_norm, the norm is not computed.
+        **options:
+            bf16_shadow: keep bfloat16 copies of the parameters, see shadow().
+            average: keep an average of the parameters: "mean" of all, or the weight of the old
+                average (.999) in an exponential one. See averaging and averaged().
+            capturable: learning rates, decays and betas are read from the GPU's memory, so that a
+                CUDA graph can hold the step. See replay().
+            foreach, fused: taken for scripts written for AdamW; they change nothing.
+
+    Attributes:
+        max_grad_norm: may be set between steps, as the next two.
+        skip_nonfinite: see above.
+        averaging: whether steps go into the average; for NT-ASGD set it to False at first.
+
+    Raises:
+        ValueError: a setting out of its range, a group without parameters, a parameter twice,
+            amsgrad, maximize or differentiable; in step(), parameters on several devices, or
+            gradients that do not fit them.
+        NotImplementedError: parameters that are not float32, sparse gradients, DTensor.
+        RuntimeError: in step(), a CUDA graph is being captured without capturable.
+
+    Works with torch's schedulers, GradScaler (no extra pass to unscale), DDP, hooks and closures.
+    Numbers: norm and all factors in float64, the rest in float32, each parameter rounded once. The
+        same bits on every run, for any number of threads and any grid.
+    Source: Loshchilov, Hutter 2019, arXiv:1711.05101; Howard, Ruder 2018, arXiv:1801.06146, 3.2.
+    """
+
+    #: torch.amp.GradScaler then sets grad_scale and found_inf instead of unscaling the gradients.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = True,
+        **options: Unpack[Options],
+    ) -> None:
+        for name in options:
+            if name not in Options.__annotations__:
+                raise TypeError(f"{name}: LayerwiseAdamW has no such argument")
+        checks.check_flags(options, "LayerwiseAdamW")
+        average = options.get("average")
+        checks.check_average(average)
+        checks.check_max_grad_norm(max_grad_norm)
+        self.max_grad_norm = max_grad_norm
+        self.skip_nonfinite = skip_nonfinite
+        self.averaging = average is not None
+        self._average = average
+        self._has_shadows = bool(options.get("bf16_shadow"))
+        self._settings = LiveSettings(bool(options.get("capturable")))
+        self._shadows: dict[Tensor, Tensor] = {}
+        self._scalars: dict[str, Tensor] = {}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        flags = {**ADAMW_FLAGS, "capturable": self._settings.capturable}
+        super().__init__(params, {**defaults, "frozen": False, **flags})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as in every torch optimizer; raises as the constructor does."""
+        super().add_param_group(param_group)
+        where = f"group {len(self.param_groups) - 1}"
+        try:
+            group = self.param_groups[-1]
+            checks.check_params(group, where)
+            checks.check_flags(group, where)
+            rows_of(self.param_groups)
+        except (ValueError, NotImplementedError):
+            del self.param_groups[-1]
+            raise
+
+    @property
+    def last_grad_norm(self) -> Tensor:
+        """Norm of the last step's unfrozen gradients, before clipping; 0-dim, on their device.
+
+        NaN until a step has needed it. Reading its value waits for the GPU.
+        """
+        return self._scalar("grad_norm")
+
+    @property
+    def skipped_steps(self) -> Tensor:
+        """Number of steps that changed nothing; int64, 0-dim, on the device of the parameters."""
+        return self._scalar("skipped_steps")
+
+    def shadow(self, param: Tensor) -> Tensor:
+        """Return the bfloat16 copy of a parameter: after every step it is param.to(bfloat16).
+
+        Raises:
+            RuntimeError: the optimizer was made without bf16_shadow.
+        """
+        if not self._has_shadows:
+            raise RuntimeError("no bfloat16 copies are kept: make LayerwiseAdamW(bf16_shadow=True)")
+        if param not in self._shadows:
+            self._shadows[param] = param.detach().to(torch.bfloat16)
+        return self._shadows[param]
+
+    def sync_shadows(self) -> None:
+        """Copy the parameters into their bfloat16 copies, for when something else changed them."""
+        for param, copy in self._shadows.items():
+            copy.copy_(param.detach())
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the parameters hold their averages inside a with block; without one they stay.
+
+        Raises:
+            RuntimeError: the optimizer was made without average.
+        """
+        if self._average is None:
+            raise RuntimeError('no average is kept: make LayerwiseAdamW(average="mean")')
+        pairs = [(p, s["ax"]) for p, s in self.state.items() if "ax" in s]
+        swap(pairs)
+        try:
+            yield
+        finally:
+            swap(pairs)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step; nothing waits for the GPU.
+
+        Args:
+            closure: computes the loss and the gradients, and returns the loss.
+
+        Returns:
+            loss: what closure returned.
+
+        Raises:
+            ValueError, NotImplementedError, RuntimeError: see the class; nothing has changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        live = self._live()
+        if not live:
+            return loss
+        device = live[0].param.device
+        _native.require_kernel("layerwise_adamw_", device)
+        layers = self._settings.tensor(self.param_groups, device)
+        params = [each.param for each in live]
+        states = [self._state(p) for p in params]
+        averaged = states if self.averaging and self._average is not None else []
+        for state, param in zip(averaged, params, strict=False):
+            if "ax" not in state:
+                add_average(state, param)
+        scale, found_inf = (
+            None if t is None else t.to(device, torch.float32, non_blocking=True)
+            for t in (getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        )
+        torch.ops.ulmfit_fast.layerwise_adamw_(
+            params,
+            [each.grad for each in live],
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [s["step"] for s in states],
+            [self.shadow(p) for p in params] if self._has_shadows else [],
+            [s["ax"] for s in averaged],
+            [s["n_averaged"] for s in averaged],
+            *(self._scalar(name) for name in ("grad_norm", "skipped_steps", "ticket")),
+            layers,
+            [each.group for each in live],
+            scale,
+            found_inf,
+            self.max_grad_norm,
+            self.skip_nonfinite,
+            0.0 if self._average in (None, "mean") else 1.0 - float(self._average),
+        )
+        return loss
+
+    def _live(self) -> list[Live]:
+        """Return what this step moves, checked."""
+        live = []
+        for index, group in enumerate(self.param_groups):
+            if group["frozen"]:
+                continue
+            for place, param in enumerate(group["params"]):
+                if param.grad is None:
+                    continue
+                name = checks.name_of(group, place, f"group {index}")
+                checks.check_param(param, name)
+                checks.check_gradient(param, self.state.get(param, {}), name)
+                live.append(Live(param, in_layout_of(param.grad, param), index))
+        devices = sorted({str(each.param.device) for each in live})
+        if len(devices) > 1:
+            raise ValueError(
+                f"parameters on {' and '.join(devices)}: LayerwiseAdamW needs them on one device; "
+                "make one optimizer for each"
+            )
+        return live
+
+    @property
+    def needs_refresh(self) -> bool:
+        """Whether a setting of a group has changed since it was sent to the GPU (capturable)."""
+        return not self._settings.are_sent(self.param_groups)
+
+    def refresh(self) -> None:
+        """Send changed settings to the GPU, where the next replay of a CUDA graph reads them."""
+        self._settings.refresh(self.param_groups)
+
+    def replay(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Replay a CUDA graph with this optimizer's step in it, with the settings of now.
+
+        graph.replay() alone would take the settings that were sent last.
+
+        Args:
+            graph: captured with the groups frozen as they are now.
+
+        Raises:
+            RuntimeError: groups were frozen or unfrozen since the last capture.
+        """
+        self._settings.check_replay(self.param_groups)
+        self.refresh()
+        graph.replay()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of this class or of torch.optim.AdamW, on whatever device it was.
+
+        Learning rates and the other settings of the groups are loaded too, as in torch.
+
+        Raises:
+            ValueError: other groups or shapes, an unsupported flag; nothing has changed then.
+        """
+        checks.check_state_dict(state_dict, self.param_groups)
+        super().load_state_dict(state_dict)
+        self.sync_shadows()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything for copy and pickle; torch's own returns settings and state alone."""
+        return {**super().__getstate__(), **{k: self.__dict__[k] for k in KEPT_BY_COPIES}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a copy or a state dict, with the flags of AdamW as they are here."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["betas"] = tuple(group["betas"])
+            group.setdefault("frozen", False)
+            group |= {**ADAMW_FLAGS, "capturable": self._settings.capturable}
+        for param, kept in self.state.items():
+            adopt(kept, param)
+
+    def _state(self, param: Tensor) -> State:
+        state: State = self.state[param]
+        if "exp_avg" not in state:
+            state.update(new_state(param))
+        return state
+
+    def _scalar(self, name: str) -> Tensor:
+        """Return grad_norm, skipped_steps or ticket, on the device of the parameters."""
+        device = self.param_groups[0]["params"][0].device
+        if name not in self._scalars or self._scalars[name].device != device:
+            self._scalars[name] = SCALARS[name].to(device, copy=True)
+        return self._scalars[name]

@@ -1,0 +1,137 @@
+"""Settings of the parameter groups as the op takes them, also where a CUDA graph reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ulmfit_fast.optim.checks import check_settings, name_of
+
+Groups = Sequence[Mapping[str, Any]]
+
+
+def rows_of(groups: Groups) -> tuple[list[list[float]], list[tuple[int, int, Tensor]]]:
+    """Return lr, weight_decay, beta1, beta2 and eps of every group.
+
+    Args:
+        groups: parameter groups; lr and betas may be tensors with one element.
+
+    Returns:
+        rows: one for each group; 0 where the number is in the memory of a GPU.
+        elsewhere: row, column and tensor of those numbers.
+
+    Raises:
+        ValueError: a setting out of its range, or a tensor of more than one element.
+    """
+    rows, elsewhere = [], []
+    for index, group in enumerate(groups):
+        row = []
+        settings = (group["lr"], group["weight_decay"], *group["betas"], group["eps"])
+        for column, value in enumerate(settings):
+            if isinstance(value, Tensor):
+                if value.numel() != 1:
+                    raise ValueError(
+                        f"group {index}: lr and betas are numbers or tensors with one element, "
+                        f"found a tensor of shape {list(value.shape)}"
+                    )
+                if value.device.type != "cpu":
+                    elsewhere.append((index, column, value))
+                    value = 0.0
+            row.append(float(value))
+        check_settings(row, f"group {index}")
+        rows.append(row)
+    return rows, elsewhere
+
+
+class LiveSettings:
+    """The groups' settings in a float64 tensor [groups, 5], and what a CUDA graph needs of them.
+
+    Args:
+        capturable: keep them on the GPU, where a replay reads what was sent last.
+    """
+
+    def __init__(self, capturable: bool) -> None:
+        self.capturable = capturable
+        self.table: Tensor | None = None
+        self.sent: list[list[float]] = []
+        self.captured: list[tuple[int, int]] | None = None
+
+    def tensor(self, groups: Groups, device: torch.device) -> Tensor:
+        """Return the tensor for a step on a device.
+
+        Raises:
+            ValueError: as rows_of.
+            RuntimeError: a graph is being captured that could never move a parameter, or would keep
+                settings for ever.
+        """
+        rows, elsewhere = rows_of(groups)
+        if device.type == "cpu":
+            return torch.tensor(rows, dtype=torch.float64)
+        capturing = torch.cuda.is_current_stream_capturing()
+        if capturing:
+            self._check_capture(groups, rows)
+        if not (self.capturable or elsewhere):
+            return torch.tensor(rows, dtype=torch.float64)
+        table = self.table
+        if table is None or not capturing:
+            table = self.send(rows, device)
+        for index, column, value in elsewhere:
+            table[index, column].copy_(value.reshape(()))
+        return table
+
+    def send(self, rows: list[list[float]], device: torch.device) -> Tensor:
+        """Bring the table on a GPU up to date, without waiting for it, and return it."""
+        table = self.table
+        if table is None or table.device != device or len(table) != len(rows):
+            table = torch.empty(len(rows), 5, dtype=torch.float64, device=device)
+            self.table, self.sent = table, []
+        if rows != self.sent:
+            # torch keeps pinned memory from being used again before the copy is done.
+            table.copy_(torch.tensor(rows, dtype=torch.float64).pin_memory(), non_blocking=True)
+            self.sent = rows
+        return table
+
+    def are_sent(self, groups: Groups) -> bool:
+        """Say whether the table on the GPU holds what the groups say now."""
+        return self.table is None or rows_of(groups)[0] == self.sent
+
+    def refresh(self, groups: Groups) -> None:
+        """Send the groups' settings where the last step read them."""
+        if self.table is not None:
+            self.send(rows_of(groups)[0], self.table.device)
+
+    def check_replay(self, groups: Groups) -> None:
+        """Raise RuntimeError if groups were frozen or unfrozen since the last capture."""
+        if self.captured is not None and self.captured != unfrozen(groups):
+            raise RuntimeError(
+                "groups were frozen or unfrozen since the CUDA graph was captured: capture another"
+            )
+
+    def _check_capture(self, groups: Groups, rows: list[list[float]]) -> None:
+        if not self.capturable:
+            raise RuntimeError(
+                "a CUDA graph would keep this step's learning rates for ever: make "
+                "LayerwiseAdamW(capturable=True)"
+            )
+        for index, group in enumerate(groups):
+            for place, param in enumerate(group["params"]):
+                if param.grad is None and not group["frozen"]:
+                    raise RuntimeError(
+                        f"{name_of(group, place, f'group {index}')} has no gradient, and the CUDA "
+                        'graph would never move it: freeze its group ("frozen": True) or give it a '
+                        "gradient before the capture"
+                    )
+        if rows != self.sent:
+            raise RuntimeError(
+                "settings changed since the last step, and a capture cannot send them: call "
+                "refresh() before the CUDA graph is captured"
+            )
+        self.captured = unfrozen(groups)
+
+
+def unfrozen(groups: Groups) -> list[tuple[int, int]]:
+    """Return group and id of every parameter of the groups that are not frozen."""
+    return [(i, id(p)) for i, g in enumerate(groups) if not g["frozen"] for p in g["params"]]

@@ -1,0 +1,53 @@
+"""What LayerwiseAdamW keeps of a parameter, in torch.optim.AdamW's names and layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = dict[str, Any]
+
+
+def new_state(param: Tensor) -> State:
+    """Return the state before the first step: moments [like param], and a count on its device."""
+    return {
+        "step": torch.zeros((), device=param.device),
+        "exp_avg": torch.zeros_like(param),
+        "exp_avg_sq": torch.zeros_like(param),
+    }
+
+
+def add_average(state: State, param: Tensor) -> None:
+    """Add an average that nothing has gone into yet; "ax" is torch.optim.ASGD's name."""
+    state["ax"] = param.detach().clone()
+    state["n_averaged"] = torch.zeros((), device=param.device)
+
+
+def in_layout_of(tensor: Tensor, param: Tensor) -> Tensor:
+    """Return a tensor of a parameter's shape with its strides: itself where it has them."""
+    if tensor.stride() == param.stride():
+        return tensor
+    return torch.empty_like(param).copy_(tensor)
+
+
+def adopt(state: State, param: Tensor) -> None:
+    """Make a loaded state, of whatever optimizer like AdamW, one that the kernels take."""
+    for name in ("step", "n_averaged"):
+        if name in state:
+            count = torch.as_tensor(state[name], dtype=torch.float32)
+            state[name] = count.reshape(()).to(param.device)
+    for name in ("exp_avg", "exp_avg_sq", "ax"):
+        if name in state:
+            state[name] = in_layout_of(state[name], param)
+
+
+def swap(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Exchange the values of two tensors of each pair, each in its own memory."""
+    with torch.no_grad():
+        for one, other in pairs:
+            kept = one.detach().clone()
+            one.copy_(other)
+            other.copy_(kept)
