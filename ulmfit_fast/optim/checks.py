@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,9 @@ REFUSED_FLAGS = {
     "maximize": "negate the loss instead",
     "differentiable": "the step has no gradient; use torch.optim.AdamW",
 }
+
+
+PLAIN = (torch.nn.Parameter, Tensor)
 
 
 def check_flags(flags: Mapping[str, Any], where: str) -> None:
@@ -50,66 +52,66 @@ def check_params(group: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where} has no parameters: leave the group out")
     if len(set(map(id, params))) < len(params):
         raise ValueError(f"{where} holds a parameter twice: list each once")
-    for index, param in enumerate(params):
-        check_param(param, name_of(group, index, where))
+    for place, param in enumerate(params):
+        try:
+            check_param(param)
+        except (ValueError, NotImplementedError) as error:
+            raise type(error)(f"{name_of(group, place, where)}: {error}") from None
 
 
-def check_param(param: Tensor, name: str) -> None:
+def name_of(group: Mapping[str, Any], place: int, where: str) -> str:
+    """Return what to call a parameter in an error."""
+    names = group.get("param_names")
+    return f"{where}, parameter {place if names is None else names[place]!r}"
+
+
+def check_param(param: Tensor) -> None:
     """Raise as check_params does, for one parameter."""
-    distributed = sys.modules.get("torch.distributed.tensor")
-    if distributed is not None and isinstance(param, distributed.DTensor):
-        raise NotImplementedError(
-            f"{name}: DTensor is not supported (FSDP, tensor parallelism); use DDP"
-        )
-    if param.layout != torch.strided:
-        raise NotImplementedError(f"{name}: {param.layout} is not supported; make it dense")
-    if param.dtype == torch.float32:
+    if param.dtype == torch.float32 and param.layout == torch.strided:
+        # Looked for by an attribute: to import the class takes long.
+        if type(param) not in PLAIN and hasattr(param, "placements"):
+            raise NotImplementedError(
+                "DTensor (FSDP, tensor parallelism) is not supported; use DDP"
+            )
         return
-    if not param.is_floating_point() or param.is_complex():
-        raise ValueError(f"{name}: expected float32, found {param.dtype}")
+    if param.layout != torch.strided:
+        raise NotImplementedError(f"{param.layout} is not supported; make it dense")
+    if not param.is_floating_point():
+        raise ValueError(f"expected float32, found {param.dtype}")
     raise NotImplementedError(
-        f"{name}: expected float32, found {param.dtype}; keep float32 parameters and compute in "
-        "16 bits with torch.autocast, or use torch.optim.AdamW"
+        f"expected float32, found {param.dtype}; keep float32 parameters and compute in 16 bits "
+        "with torch.autocast, or use torch.optim.AdamW"
     )
 
 
-def name_of(group: Mapping[str, Any], index: int, where: str) -> str:
-    """Return what to call a parameter in an error."""
-    names = group.get("param_names")
-    return f"{where}, parameter {index if names is None else names[index]!r}"
-
-
-def check_gradient(param: Tensor, state: Mapping[str, Any], name: str) -> None:
+def check_gradient(param: Tensor, grad: Tensor, state: Mapping[str, Any]) -> None:
     """Raise unless a parameter's gradient and state fit it.
 
     Raises:
         ValueError: a gradient or state of another shape, dtype or device than the parameter.
         NotImplementedError: a sparse gradient; a parameter whose memory has gaps or overlaps.
     """
-    grad = param.grad
-    if grad is None:
-        raise ValueError(f"{name} has no gradient")
+    check_param(param)
     if grad.layout != torch.strided:
         raise NotImplementedError(
-            f"{name}: a gradient with layout {grad.layout} is not supported; make it dense "
+            f"a gradient with layout {grad.layout} is not supported; make it dense "
             "(nn.Embedding: sparse=False)"
         )
-    found = {"gradient": grad} | {k: state[k] for k in ("exp_avg", "exp_avg_sq") if k in state}
-    for what, tensor in found.items():
+    for name in ("gradient", "exp_avg", "exp_avg_sq"):
+        tensor = grad if name == "gradient" else state.get(name, param)
         if tensor.shape != param.shape:
             shapes = f"{list(param.shape)}, found {list(tensor.shape)}"
-            raise ValueError(f"{name}: expected a {what} of shape {shapes}; make a new optimizer")
+            raise ValueError(f"expected a {name} of shape {shapes}; make a new optimizer")
         if tensor.dtype != param.dtype:
-            raise ValueError(f"{name}: expected a {what} in {param.dtype}, found {tensor.dtype}")
+            raise ValueError(f"expected a {name} in {param.dtype}, found {tensor.dtype}")
         if tensor.device != param.device:
             raise ValueError(
-                f"{name} is on {param.device}, its {what} on {tensor.device}: move the model "
-                "before the optimizer is made, or load the optimizer's state dict again"
+                f"it is on {param.device}, its {name} on {tensor.device}: move the model before "
+                "the optimizer is made, or load the optimizer's state dict again"
             )
     if not is_dense(param):
         raise NotImplementedError(
-            f"{name}: its memory has gaps or overlaps (strides {list(param.stride())}); make it "
-            "contiguous"
+            f"its memory has gaps or overlaps (strides {list(param.stride())}); make it contiguous"
         )
 
 
@@ -152,11 +154,8 @@ def check_state_dict(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str
         where = f"state dict, group {index}"
         check_flags(old, where)
         for place, (key, param) in enumerate(zip(old["params"], group["params"], strict=True)):
-            for name, value in state_dict["state"].get(key, {}).items():
-                if name not in ("exp_avg", "exp_avg_sq", "ax"):
-                    continue
-                if value.shape != param.shape:
-                    raise ValueError(
-                        f"{name_of(group, place, where)}: {name} has shape {list(value.shape)}, "
-                        f"the parameter {list(param.shape)}"
-                    )
+            state = state_dict["state"].get(key, {})
+            for name in state.keys() & {"exp_avg", "exp_avg_sq", "ax"}:
+                if state[name].shape != param.shape:
+                    shapes = f"{list(state[name].shape)}, the parameter {list(param.shape)}"
+                    raise ValueError(f"{name_of(group, place, where)}: {name} has shape {shapes}")

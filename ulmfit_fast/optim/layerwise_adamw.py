@@ -263,17 +263,21 @@ class LayerwiseAdamW(torch.optim.Optimizer):
             if group["frozen"]:
                 continue
             for place, param in enumerate(group["params"]):
-                if param.grad is None:
+                grad = param.grad
+                if grad is None:
                     continue
-                name = checks.name_of(group, place, f"group {index}")
-                checks.check_param(param, name)
-                checks.check_gradient(param, self.state.get(param, {}), name)
-                live.append(Live(param, in_layout_of(param.grad, param), index))
-        devices = sorted({str(each.param.device) for each in live})
+                state = self.state.get(param, {})
+                try:
+                    checks.check_gradient(param, grad, state)
+                except (ValueError, NotImplementedError) as error:
+                    name = checks.name_of(group, place, f"group {index}")
+                    raise type(error)(f"{name}: {error}") from None
+                live.append(Live(param, in_layout_of(grad, param), index))
+        devices = {each.param.device for each in live}
         if len(devices) > 1:
             raise ValueError(
-                f"parameters on {' and '.join(devices)}: LayerwiseAdamW needs them on one device; "
-                "make one optimizer for each"
+                f"parameters on {' and '.join(sorted(map(str, devices)))}: LayerwiseAdamW needs "
+                "them on one device; make one optimizer for each"
             )
         return live
 

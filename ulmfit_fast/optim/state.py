@@ -34,14 +34,17 @@ def in_layout_of(tensor: Tensor, param: Tensor) -> Tensor:
 
 
 def adopt(state: State, param: Tensor) -> None:
-    """Make a loaded state, of whatever optimizer like AdamW, one that the kernels take."""
+    """Make a loaded state, of whatever optimizer like AdamW, one of its own that the kernels take.
+
+    A state dict shares its tensors with the optimizer that it comes from: they are copied.
+    """
     for name in ("step", "n_averaged"):
         if name in state:
-            count = torch.as_tensor(state[name], dtype=torch.float32)
-            state[name] = count.reshape(()).to(param.device)
+            count = torch.as_tensor(state[name], dtype=torch.float32, device=param.device)
+            state[name] = count.reshape(()).clone()
     for name in ("exp_avg", "exp_avg_sq", "ax"):
         if name in state:
-            state[name] = in_layout_of(state[name], param)
+            state[name] = torch.empty_like(param).copy_(state[name])
 
 
 def swap(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
