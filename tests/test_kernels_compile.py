@@ -18,13 +18,14 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
+import adamw_calls
 import pytest
 import torch
 from conftest import ROOT
 from lstm_calls import Case, draw
 
 from ulmfit_fast import kernels
-from ulmfit_fast.kernels import lstm
+from ulmfit_fast.kernels import layerwise_adamw, lstm
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,6 +49,18 @@ def call_launchers(T: int, B: int, H: int, dtype: torch.dtype) -> None:
         arguments = (y, h_n, c_n, x, w_ih, w_hh, h0, c0, y, c, gates, *rest)
         lstm.lstm_backward(*arguments, False, True, True)
         lstm.lstm_backward(*arguments, True, True, True)
+
+
+def call_optimizer(n: int) -> None:
+    """Call the optimizer's launcher for n tensors with and without all that is optional."""
+    shapes = tuple((5 * i + 1,) for i in range(n))
+    everything = {"grad_scale": 2.0, "found_inf": 0.0, "shadow": True, "average": 0.1}
+    for case in (
+        adamw_calls.Case(shapes),
+        adamw_calls.Case(shapes, layout="unaligned", **everything),
+        adamw_calls.Case(shapes, max_grad_norm=None, skip_nonfinite=False, grad_scale=2.0),
+    ):
+        layerwise_adamw.layerwise_adamw_(*adamw_calls.draw(case).values())
 
 
 def resources(kernel: Any, folder: Path) -> Variant:
@@ -104,6 +117,7 @@ def compile_all(folder: Path) -> dict[str, Any]:
         for dtype_name, dtype in DTYPES.items():
             for T, B in SIZES:
                 call_launchers(T, B, ALIGNED, dtype)
+                call_optimizer(min(T * B, layerwise_adamw.MIN_TENSORS))
                 n = sum(len(cache) for cache in caches.values())
                 counts.setdefault(f"{name} {dtype_name}", []).append(n)
         for H in (ODD, 1):
@@ -111,6 +125,7 @@ def compile_all(folder: Path) -> dict[str, Any]:
         variants += [
             {"kernel": k, "target": name, "signature": str(compiled.src.signature)}
             | {"rounds": "cvt.rn.bf16" in compiled.asm.get("ptx", "")}
+            | {"stores_bfloat16": stores_bfloat16(compiled)}
             | resources(compiled, folder)
             for k, cache in caches.items()
             for compiled in cache.values()
@@ -118,6 +133,18 @@ def compile_all(folder: Path) -> dict[str, Any]:
     # The other functions are parts of these.
     names = [name for name in functions if name.endswith("_kernel")]
     return {"kernels": names, "variants": variants, "counts": counts}
+
+
+def stores_bfloat16(kernel: Any) -> bool:
+    """Say whether a variant has results in bfloat16: an argument, or the optimizer's copies."""
+    flags = {name for name, value in named_constants(kernel).items() if value is True}
+    return "'*bf16'" in str(kernel.src.signature) or "HAS_SHADOW" in flags
+
+
+def named_constants(kernel: Any) -> dict[str, Any]:
+    """Return the constexpr arguments of a compiled kernel by name."""
+    names = kernel.src.fn.arg_names
+    return {names[path[0]]: value for path, value in kernel.src.constants.items()}
 
 
 class NamedGPU:
@@ -165,7 +192,11 @@ def test_every_kernel_compiles_for_every_gpu_and_dtype(
         if v["target"] == target and f"'*{dtype}'" in v["signature"]
     }
     assert compiled["kernels"], "no kernel was found"
-    assert done == {(kernel, dtype) for kernel in compiled["kernels"] for dtype in DTYPES}
+    of_lstm = [kernel for kernel in compiled["kernels"] if "adamw" not in kernel]
+    of_optimizer = set(compiled["kernels"]) - set(of_lstm)
+    assert len(of_optimizer) == 2
+    assert {(k, d) for k, d in done if k in of_lstm} == {(k, d) for k in of_lstm for d in DTYPES}
+    assert {(k, d) for k, d in done if k in of_optimizer} == {(k, "fp32") for k in of_optimizer}
 
 
 def test_no_kernel_spills_registers(compiled: dict[str, Any]) -> None:
@@ -181,7 +212,7 @@ def test_compiled_kernels_round_to_the_nearest_bfloat16(compiled: dict[str, Any]
     # What tests/triton_interpreter.py has the interpreter do.
     for v in compiled["variants"]:
         if v["target"].startswith("sm_"):
-            assert v["rounds"] == ("'*bf16'" in v["signature"]), v
+            assert v["rounds"] == v["stores_bfloat16"], v
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import adamw_calls
 import pytest
 import torch
 from hypothesis import given, settings
@@ -52,6 +53,16 @@ LSTM_CASES = [
     Case((2, 3, 4, 5), torch.float16),
 ]
 
+#: Steps of the optimizer: everything optional there and not there.
+ADAMW_CASES = [
+    adamw_calls.Case(((3, 2), (5,))),
+    adamw_calls.Case(((3, 2), (5,)), max_grad_norm=None, skip_nonfinite=False),
+    adamw_calls.Case(((3, 2),), grad_scale=2.0, found_inf=0.0, shadow=True, average=0.1),
+    adamw_calls.Case(((3, 2), (0,)), layout="transposed", poison=math.nan),
+]
+#: Ops that no gradient passes.
+NOT_DIFFERENTIABLE = ("lstm_backward", "layerwise_adamw_")
+
 
 def samples(op: str, with_grad: bool) -> list[tuple[object, ...]]:
     """Return arguments of an op over layouts and dtypes, without gradients."""
@@ -68,6 +79,8 @@ def samples(op: str, with_grad: bool) -> list[tuple[object, ...]]:
         wanted = [(need_dx, need_dw) for need_dx in (False, True) for need_dw in (False, True)]
         backwards = [calls[0].backward_arguments(*needs) for needs in wanted]
         return [*backwards, *(call.backward_arguments() for call in calls[1:])]
+    if op == "layerwise_adamw_":
+        return [tuple(adamw_calls.draw(case).values()) for case in ADAMW_CASES]
     raise AssertionError(f"no samples of {op}: add them here")
 
 
@@ -98,7 +111,7 @@ def test_op_keeps_the_registration_contract(op: str) -> None:
     check_registration(op, with_grad=False)
 
 
-@pytest.mark.parametrize("op", [op for op in namespace() if op != "lstm_backward"])
+@pytest.mark.parametrize("op", [op for op in namespace() if op not in NOT_DIFFERENTIABLE])
 def test_differentiable_op_keeps_the_registration_contract(op: str) -> None:
     check_registration(op, with_grad=True)
 

@@ -39,7 +39,7 @@ def set_gradients(params: list[nn.Parameter], step: int, n_frozen: int = 0) -> N
     """Give every parameter but the first few the gradient of a step."""
     generator = torch.Generator().manual_seed(100 + step)
     for index, p in enumerate(params):
-        grad = torch.randn(p.shape, generator=generator).to(p.dtype)
+        grad = torch.randn(p.shape, generator=generator).to(p)
         p.grad = None if index < n_frozen else grad
 
 
@@ -63,7 +63,7 @@ def distance(params: list[nn.Parameter], exact: list[nn.Parameter]) -> float:
     """Return the largest difference in units of float32 at 1."""
     pairs = zip(params, exact, strict=True)
     with torch.no_grad():
-        return max(float((p.double() - e.double()).abs().max()) for p, e in pairs) / 2**-23
+        return max(float((p.cpu().double() - e).abs().max()) for p, e in pairs) / 2**-23
 
 
 def unfreezing(step: int) -> int:

@@ -105,6 +105,7 @@ AT_CONSTRUCTION: dict[str, tuple[Callable[[], object], type[Exception], str]] = 
 }
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
 @pytest.mark.parametrize("name", AT_CONSTRUCTION)
 def test_constructor_refuses(name: str) -> None:
     make, kind, message = AT_CONSTRUCTION[name]
@@ -152,7 +153,7 @@ IN_STEP: dict[str, tuple[Callable[[Tensor], None], bool, type[Exception], str]] 
         reshaped,
         True,
         ValueError,
-        "group 1, parameter 0: expected a exp_avg of shape [9], found [3, 2]; make a new optimizer",
+        "group 1, parameter 0: expected exp_avg of shape [9], found [3, 2]; make a new optimizer",
     ),
     "dtype changed": (
         halved,
@@ -191,7 +192,9 @@ def test_parameters_on_two_devices_are_refused() -> None:
     params = [one(2), nn.Parameter(torch.ones(2, device="meta"))]
     for p in params:
         p.grad = torch.ones_like(p)
-    with pytest.raises(ValueError, match="parameters on cpu and meta: .* needs them on one device"):
+    with pytest.raises(
+        ValueError, match=r"parameters on cpu and meta: .* needs them on one device"
+    ):
         LayerwiseAdamW(params).step()
     assert torch.equal(params[0], torch.ones(2))
 

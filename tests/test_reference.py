@@ -112,19 +112,25 @@ def test_linear_cross_entropy_equals_torch_and_ignores_targets() -> None:
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_adamw_step_equals_torch_with_changing_rates_and_momentum(weight_decay: float) -> None:
+def test_adamw_equals_torch_with_changing_rates_and_momentum(weight_decay: float) -> None:
     param = torch.randn(4, 3, dtype=torch.float64)
     twin = nn.Parameter(param.clone())
     optimizer = torch.optim.AdamW([twin], eps=1e-5, weight_decay=weight_decay)
-    moments = (torch.zeros_like(param), torch.zeros_like(param))
+    exp_avg, exp_avg_sq = torch.zeros_like(param), torch.zeros_like(param)
+    count, norm, skipped = torch.zeros(()), torch.zeros(()), torch.tensor(0)
     for step in range(1, 8):
         lr, betas = 0.01 * step, (0.7 + 0.02 * step, 0.99)
+        layers = torch.tensor([[lr, weight_decay, *betas, 1e-5]], dtype=torch.float64)
         grad = torch.randn_like(param)
-        param, *moments = reference.adamw_step(
-            param, grad, tuple(moments), step,
-            lr=lr, weight_decay=weight_decay, betas=betas, eps=1e-5,
+        reference.layerwise_adamw_(
+            [param], [grad], [exp_avg], [exp_avg_sq], [count], [], [], [], norm, skipped,
+            torch.zeros(1, dtype=torch.int32), layers, [0], None, None, 0.5, True, 0.0,
         )  # fmt: skip
-        twin.grad = grad
+        twin.grad = grad.clone()
         optimizer.param_groups[0].update(lr=lr, betas=betas)
+        expected = nn.utils.clip_grad_norm_([twin], 0.5)
         optimizer.step()
         assert relative_error(param, twin) < 1e-14
+        assert float(norm) == pytest.approx(float(expected), rel=1e-7)
+    assert float(count) == 7
+    assert int(skipped) == 0

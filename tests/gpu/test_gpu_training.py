@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, TextClassifier
-from ulmfit_fast.optim import layerwise_adamw, set_rates
+from ulmfit_fast.optim import LayerwiseAdamW, layer_param_groups, set_rates
 from ulmfit_fast.training.config import TrainConfig
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -29,18 +29,16 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def take_step(model: LanguageModel | TextClassifier, total: torch.Tensor, optimizer) -> None:
+def take_step(total: torch.Tensor, optimizer: LayerwiseAdamW) -> None:
     torch.autograd.backward(total)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
     optimizer.step()
     optimizer.zero_grad()
 
 
-def make_optimizer(model: LanguageModel | TextClassifier) -> torch.optim.AdamW:
+def make_optimizer(model: LanguageModel | TextClassifier) -> LayerwiseAdamW:
     groups = model.layer_groups()
-    optimizer = layerwise_adamw(
-        groups, model.undecayed_parameters(), weight_decay=0.01, betas=(0.8, 0.99), eps=1e-5
-    )
+    params = layer_param_groups(groups, model.undecayed_parameters(), 0.01)
+    optimizer = LayerwiseAdamW(params, eps=1e-5, max_grad_norm=0.3)
     set_rates(optimizer, dict.fromkeys(groups, 1e-3), (0.8, 0.99))
     return optimizer
 
@@ -52,7 +50,7 @@ def test_a_language_model_step_waits_for_nothing(device: torch.device) -> None:
 
     def step(state):
         parts, state = model.loss(ids[:, :-1], ids[:, 1:], state, 2.0, 1.0)
-        take_step(model, parts.total, optimizer)
+        take_step(parts.total, optimizer)
         return state
 
     state = step(None)  # the first step allocates
@@ -69,7 +67,7 @@ def test_a_classifier_step_waits_for_nothing(device: torch.device) -> None:
     labels = torch.tensor([0, 1, 2, 0, 1, 2], device=device)
 
     def step() -> None:
-        take_step(model, model.loss(ids, lengths, labels, 2.0, 1.0)[0].total, optimizer)
+        take_step(model.loss(ids, lengths, labels, 2.0, 1.0)[0].total, optimizer)
 
     step()
     with no_waiting():

@@ -191,7 +191,9 @@ def _adamw_update_kernel(
         if skip:
             tl.store(skipped_ptr, tl.load(skipped_ptr) + 1)
         else:
-            tensors = tl.arange(0, TENSORS)
+            # Twice as many: their numbers are then not those that the tile was looked for with,
+            # which a register would hold all the while.
+            tensors = tl.arange(0, 2 * TENSORS)
             rows_ptr = table_ptr + tensors * ROW
             _count(rows_ptr + STEP, tensors < n_tensors)
             if HAS_AVERAGE:

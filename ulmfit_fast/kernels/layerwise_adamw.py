@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 #: Elements of a tile and warps of its program: a thread has 8 of every array. Not timed yet.
-TILE = 2048
-N_WARPS = 8
+TILE = 1024
+N_WARPS = 4
 #: A program looks for its tile among so many tensors at least: other numbers below compile nothing.
 MIN_TENSORS = 32
 #: Pinned memory for the next capture, which cannot allocate any, by number of rows' elements.

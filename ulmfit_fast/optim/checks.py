@@ -101,9 +101,9 @@ def check_gradient(param: Tensor, grad: Tensor, state: Mapping[str, Any]) -> Non
         tensor = grad if name == "gradient" else state.get(name, param)
         if tensor.shape != param.shape:
             shapes = f"{list(param.shape)}, found {list(tensor.shape)}"
-            raise ValueError(f"expected a {name} of shape {shapes}; make a new optimizer")
+            raise ValueError(f"expected {name} of shape {shapes}; make a new optimizer")
         if tensor.dtype != param.dtype:
-            raise ValueError(f"expected a {name} in {param.dtype}, found {tensor.dtype}")
+            raise ValueError(f"expected {name} in {param.dtype}, found {tensor.dtype}")
         if tensor.device != param.device:
             raise ValueError(
                 f"it is on {param.device}, its {name} on {tensor.device}: move the model before "
