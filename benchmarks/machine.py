@@ -134,6 +134,12 @@ def copy_rate(device: str) -> float:
     return 2 * n_bytes / _median_seconds(lambda: target.copy_(source), device)
 
 
+def read_rate(device: str, n_elements: int) -> float:
+    """Measure how many bytes a second a sum of float32 numbers reads."""
+    source = torch.ones(n_elements, device=device)
+    return 4 * n_elements / _median_seconds(source.sum, device)
+
+
 def gemm_rate(device: str, dtype: torch.dtype) -> float:
     """Measure how many operations a second the fastest matrix product of torch does.
 

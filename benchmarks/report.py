@@ -17,18 +17,10 @@ from typing import Any
 
 import machine as machine_record
 import plot
+import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
-#: Columns of times, in order; one is there if a record has such a case.
-IMPLEMENTATIONS = {
-    "ulmfit_fast": "ulmfit_fast",
-    "ulmfit_fast_graph": "in a CUDA graph",
-    "torch": "PyTorch",
-    "torch_undropped": "PyTorch, no weight drop",
-    "fastai": "fastai",
-    "reference": "reference",
-}
 #: Cases of the LSTM that the README shows: training, at (T, B, H). The rest is in docs.
 README_POINTS = {(70, 64, 1152), (70, 64, 400), (70, 1, 1152)}
 README_DTYPES = {"float32", "bfloat16"}
@@ -51,72 +43,6 @@ def for_readme(case: dict[str, Any]) -> bool:
     point = tuple(case["sizes"][letter] for letter in "TBH")
     wanted = point in README_POINTS and case["dtype"] in README_DTYPES
     return wanted and case["mode"] == "forward+backward"
-
-
-def milliseconds(value: float) -> str:
-    """Return a time with three digits, and no exponent: 4.18, 65.9, 1,380."""
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def compare(ours: dict[str, Any] | None, torchs: dict[str, Any] | None) -> str:
-    """Return how many times faster we are than PyTorch, or that it cannot be told."""
-    if ours is None or torchs is None:
-        return ""
-    ratio = torchs["time_ms"]["p50"] / ours["time_ms"]["p50"]
-    spread = max(max(c["repeat_p50_ms"]) / min(c["repeat_p50_ms"]) for c in (ours, torchs))
-    return "equal" if 1 / spread <= ratio <= spread else f"{ratio:.2g}x"
-
-
-def table_of_cases(cases: list[dict[str, Any]], whole: bool) -> list[str]:
-    """Return a table with a line for each operation, size and dtype.
-
-    Args:
-        cases: of one record.
-        whole: add the floor's part in our time, for docs.
-    """
-    groups: dict[tuple[str, ...], dict[str, Any]] = {}
-    for case in cases:
-        sizes = ", ".join(f"{letter} {size}" for letter, size in case["sizes"].items())
-        key = (f"`{case['op']}` {case['mode']}", sizes, case["dtype"])
-        groups.setdefault(key, {})[case["impl"]] = case
-    present = [impl for impl in IMPLEMENTATIONS if any(impl in group for group in groups.values())]
-    titles = [f"{IMPLEMENTATIONS[impl]}, ms" for impl in present]
-    last = ["against PyTorch", *(["floor / time"] if whole else [])]
-    columns = ["operation", "sizes", "dtype", *titles, *last]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for key, group in groups.items():
-        times = [milliseconds(group[i]["time_ms"]["p50"]) if i in group else "–" for i in present]
-        # In a graph where there is one: what training with graphs would see.
-        ours = group.get("ulmfit_fast_graph", group.get("ulmfit_fast"))
-        end = [compare(ours, group.get("torch"))]
-        if whole:
-            end.append("" if ours is None else f"{ours['floor_fraction']:.2g}")
-        lines.append("| " + " | ".join([*key, *times, *end]) + " |")
-    return lines
-
-
-def table_of_ratios(record: dict[str, Any]) -> list[str]:
-    """Return the table of a side-by-side run: a line for each implementation."""
-    ours = [tuple(each) for each in dict.fromkeys(tuple(r["ours"]) for r in record["ratios"])]
-    ratios = {(tuple(r["ours"]), tuple(r["peer"])): r for r in record["ratios"]}
-    columns = ["same work", "dtype", "ms", "p20 to p80", "held, MiB", "peak, MiB"]
-    columns += [f"speed of {impl} {dtype}" for impl, dtype in ours]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for case in record["cases"]:
-        time_ms = case["time_ms"]
-        p20, p50, p80 = (milliseconds(time_ms[k]) for k in ("p20", "p50", "p80"))
-        cells = [case["what"], case["dtype"], p50, f"{p20} to {p80}"]
-        cells += [f"{case[k]:.0f}" if k in case else "–" for k in ("network_mib", "peak_mib")]
-        for one in ours:
-            found = ratios.get((one, (case["impl"], case["dtype"])))
-            cells.append(
-                "" if found is None else "equal" if found["equal"] else f"{found['p50']:.2f}x"
-            )
-        lines.append(f"| {' | '.join(cells)} |")
-    sizes = ", ".join(f"{letter} {size}" for letter, size in record["cases"][0]["sizes"].items())
-    n_rounds = record["cases"][0]["time_ms"]["n"]
-    how = f"One LSTM layer H -> H, forward and backward, {sizes}; {n_rounds} rounds in turns, "
-    return [*lines, "", f"{how}ratios within a round. Held: weights, inputs; peak: above that."]
 
 
 def conditions(record: dict[str, Any], cases: list[dict[str, Any]]) -> str:
@@ -153,11 +79,9 @@ def section(record: dict[str, Any], whole: bool) -> str:
         whole: every case, for docs; else those for the README.
     """
     cases = [case for case in record["cases"] if whole or for_readme(case)]
-    if "ratios" in record:
-        lines = table_of_ratios(record)
-    elif cases:
-        lines = table_of_cases(cases, whole)
-    else:
+    in_turns = "ratios" in record
+    lines = tables.of_turns(record, whole) if in_turns else tables.of_cases(cases, whole)
+    if not lines:
         return ""
     reasons = reasons_left_out(record) if whole else []
     return "\n".join([*lines, "", conditions(record, cases), *(["", *reasons] if reasons else [])])

@@ -21,7 +21,11 @@ import machine
 FOLDER = Path(__file__).resolve().parent
 #: Need --device cuda.
 GPU_ONLY = {"cudnn"}
-SIDE_BY_SIDE = "lstm-side-by-side"
+#: Cases that are scripts of their own.
+SIDE_BY_SIDE = {
+    "lstm-side-by-side": "side_by_side.py",
+    "optimizer-side-by-side": "optimizer_side_by_side.py",
+}
 
 
 def case_of(bench: Path) -> str:
@@ -43,8 +47,8 @@ def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
         if not arguments.quick:
             found[case] = [*command, f"--benchmark-json={file.resolve()}"]
     results = ["--results", str(arguments.results.resolve())]
-    found[SIDE_BY_SIDE] = ["benchmarks/side_by_side.py", *shared, *results]
-    return found
+    scripts = {c: [f"benchmarks/{s}", *shared, *results] for c, s in SIDE_BY_SIDE.items()}
+    return {**found, **scripts}
 
 
 def main() -> int:
@@ -56,7 +60,7 @@ def main() -> int:
         "--minutes", type=float, default=8.0, help="for each file of cases; 0: no end"
     )
     parser.add_argument("--results", type=Path, default=FOLDER / "results")
-    cases = [*(case_of(bench) for bench in sorted(FOLDER.glob("bench_*.py"))), SIDE_BY_SIDE]
+    cases = [*(case_of(bench) for bench in sorted(FOLDER.glob("bench_*.py"))), *SIDE_BY_SIDE]
     parser.add_argument("--only", nargs="+", choices=cases, default=cases, metavar="CASE")
     arguments = parser.parse_args()
     if find_spec("pytest_benchmark") is None:

@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,18 @@ import lstm_networks as networks
 import machine
 import timing
 import torch
+import turns
 from lstm_networks import IMPLEMENTATIONS, Point
+from turns import Entry
 
 SCHEMA = 1
 OURS = "ulmfit_fast"
 IMPLS = ("ulmfit_fast", "fastai", "torch", "torch_undropped")
 DTYPES = ("float32", "bfloat16")
-N_WARM = 2
 N_PEAK_CALLS = 3
 N_CHILDREN = 3
 #: Where Linux takes the order to begin a new peak.
 CLEAR_PEAK = Path("/proc/self/clear_refs")
-
-Entry = tuple[str, str]  # implementation, dtype
 
 
 def build_calls(
@@ -57,34 +55,6 @@ def build_calls(
         torch.manual_seed(1)
         calls[impl, dtype] = networks.build_call(impl, point, kind, True, device)
     return calls, errors, left_out
-
-
-def measure(
-    calls: dict[Entry, Callable[[], object]], rounds: int, device: str
-) -> dict[Entry, list[float]]:
-    """Return the time of each round in milliseconds: every call once, then every call again."""
-    for call in calls.values():
-        for _ in range(N_WARM):
-            call()
-    machine.synchronize(device)
-    times_ms: dict[Entry, list[float]] = {entry: [] for entry in calls}
-    for _ in range(rounds):
-        for entry, call in calls.items():
-            times_ms[entry].append(timing.call_ms(call, device))
-    return times_ms
-
-
-def ratio(ours_ms: list[float], peer_ms: list[float]) -> dict[str, float | bool]:
-    """Return how many times faster ours is: the median ratio of a round, and its spread.
-
-    Returns:
-        speedup: p20, p50 and p80 of peer / ours over the rounds; equal: whether 1 lies in
-            between; of_medians: the ratio of the two medians.
-    """
-    pairs = timing.summary([peer / ours for ours, peer in zip(ours_ms, peer_ms, strict=True)])
-    medians = timing.summary(peer_ms)["p50"] / timing.summary(ours_ms)["p50"]
-    speedup = {name: pairs[name] for name in ("p20", "p50", "p80")}
-    return {**speedup, "of_medians": medians, "equal": pairs["p20"] <= 1 <= pairs["p80"]}
 
 
 def resident_mib(field: str) -> float:
@@ -141,10 +111,9 @@ def case_record(
 ) -> dict[str, Any]:
     """Return what the record says about the time of one implementation."""
     impl, dtype = entry
-    kind, time_ms = getattr(torch, dtype), timing.summary(times_ms)
+    kind, times = getattr(torch, dtype), turns.times_record(times_ms)
     n_bytes, n_flops = point.n_bytes(kind, True), point.n_flops(True)
     copy_rate, gemm_rate = info["copy_gb_per_s"] * 1e9, info["gemm_tflop_per_s"][dtype] * 1e12
-    half = len(times_ms) // 2
     return {
         "op": point.op,
         "mode": "forward+backward",
@@ -154,9 +123,8 @@ def case_record(
         "sizes": point.sizes(),
         "n_bytes": n_bytes,
         "n_flops": n_flops,
-        "time_ms": time_ms,
-        "repeat_p50_ms": [timing.summary(t)["p50"] for t in (times_ms[:half], times_ms[half:])],
-        **timing.floor(n_bytes, n_flops, time_ms["p50"], copy_rate, gemm_rate),
+        **times,
+        **timing.floor(n_bytes, n_flops, times["time_ms"]["p50"], copy_rate, gemm_rate),
     }
 
 
@@ -164,7 +132,7 @@ def compare(point: Point, rounds: int, device: str, quick: bool) -> dict[str, An
     """Return the record of a run: time and memory of every implementation, ours against each."""
     calls, errors, left_out = build_calls(point, device)
     entries = list(calls)
-    times_ms = measure(calls, rounds, device)
+    times_ms = turns.measure(calls, rounds, device)
     info: dict[str, Any] = machine.describe(device)
     rates = {dtype: machine.gemm_rate(device, getattr(torch, dtype)) for dtype in DTYPES}
     info["gemm_tflop_per_s"] = {dtype: round(rate / 1e12, 4) for dtype, rate in rates.items()}
@@ -181,15 +149,15 @@ def compare(point: Point, rounds: int, device: str, quick: bool) -> dict[str, An
         }
         for entry in entries
     ]
-    ratios = [
-        {"ours": list(ours), "peer": list(peer), **ratio(times_ms[ours], times_ms[peer])}
+    pairs = [
+        (ours, peer)
         for ours in entries
         for peer in entries
         if ours[0] == OURS and peer[0] != OURS and peer[1] in (ours[1], "float32")
     ]
     origin = machine.origin("python benchmarks/side_by_side.py")
     record = {"schema": SCHEMA, **origin, "quick": quick, "machine": info, "cases": cases}
-    return {**record, "ratios": ratios, "left_out": left_out}
+    return {**record, "ratios": turns.ratios(pairs, times_ms), "left_out": left_out}
 
 
 def lines(record: dict[str, Any]) -> list[str]:
@@ -201,19 +169,11 @@ def lines(record: dict[str, Any]) -> list[str]:
         spread = f"({time_ms['p20']:.1f} to {time_ms['p80']:.1f})"
         name = f"{case['impl']} {case['dtype']}"
         texts.append(f"{name:28} {time_ms['p50']:9.1f} ms {spread:20}{memory}")
-    for found in record["ratios"]:
-        ours, peer = (" ".join(found[side]) for side in ("ours", "peer"))
-        spread = f"({found['p20']:.2f} to {found['p80']:.2f})"
-        texts.append(f"{ours} against {peer}: {found['p50']:.2f}x {spread}")
-    return texts + [f"left out: {each['case']} ({each['reason']})" for each in record["left_out"]]
+    return texts + turns.lines_of_ratios(record)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Time the LSTM and its peers in turns.")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes; write nothing")
-    parser.add_argument("--results", type=Path, default=machine.ROOT / "benchmarks" / "results")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser = turns.parser("Time the LSTM and its peers in turns.")
     for letter, size in (("T", 70), ("B", 64), ("H", 1152)):
         parser.add_argument(f"--{letter}", type=int, default=size)
     parser.add_argument("--weigh", nargs=2, metavar=("IMPL", "DTYPE"), help=argparse.SUPPRESS)
@@ -223,14 +183,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.weigh:
         sys.stdout.write(json.dumps(weigh(*options.weigh, point, options.device)) + "\n")
         return 0
-    rounds = 2 if options.quick else options.rounds
+    rounds = turns.QUICK_ROUNDS if options.quick else options.rounds
     record = compare(point, rounds, options.device, options.quick)
-    sys.stdout.write("\n".join(lines(record)) + "\n")
-    if not options.quick:
-        today = datetime.now(UTC).strftime("%Y%m%d")
-        name = f"lstm-side-by-side--{machine.slug(options.device)}--{today}.json"
-        options.results.mkdir(parents=True, exist_ok=True)
-        (options.results / name).write_text(json.dumps(record, indent=2) + "\n")
+    turns.finish(record, lines(record), "lstm-side-by-side", options)
     return 0
 
 

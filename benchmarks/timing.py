@@ -50,8 +50,8 @@ def call_ms(call: Callable[[], object], device: str) -> float:
     return start.elapsed_time(end)
 
 
-def captured(call: Callable[[], object]) -> Callable[[], object]:
-    """Return the replay of a CUDA graph of a call; its masks are fresh in every replay."""
+def capture(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    """Return a CUDA graph of a call, after three calls outside of it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -61,4 +61,9 @@ def captured(call: Callable[[], object]) -> Callable[[], object]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
-    return graph.replay
+    return graph
+
+
+def captured(call: Callable[[], object]) -> Callable[[], object]:
+    """Return the replay of a CUDA graph of a call; its masks are fresh in every replay."""
+    return capture(call).replay

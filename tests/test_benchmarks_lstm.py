@@ -34,8 +34,8 @@ def timing() -> ModuleType:
 
 
 @pytest.fixture
-def side_by_side() -> ModuleType:
-    return __import__("side_by_side")
+def turns() -> ModuleType:
+    return __import__("turns")
 
 
 def run_pytest(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -163,20 +163,18 @@ def test_floor_is_the_slower_of_copy_and_product(timing: ModuleType) -> None:
     assert bound == {"floor_ms": 2.0, "floor_by": "copy", "floor_fraction": 0.2}
 
 
-def test_ratio_is_taken_within_a_round(side_by_side: ModuleType) -> None:
+def test_ratio_is_taken_within_a_round(turns: ModuleType) -> None:
     drifting = [1.0, 2.0, 4.0, 8.0, 16.0]
-    found = side_by_side.ratio(drifting, [2 * t for t in drifting])
+    found = turns.ratio(drifting, [2 * t for t in drifting])
     assert found == {"p20": 2.0, "p50": 2.0, "p80": 2.0, "of_medians": 2.0, "equal": False}
-    assert side_by_side.ratio([2.0, 3.0, 2.0], [3.0, 2.0, 2.0])["equal"]
+    assert turns.ratio([2.0, 3.0, 2.0], [3.0, 2.0, 2.0])["equal"]
 
 
-def test_side_by_side_runs_all_in_turns(
-    side_by_side: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(side_by_side, "N_WARM", 0)
+def test_side_by_side_runs_all_in_turns(turns: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "N_WARM", 0)
     order: list[str] = []
     calls = {(name, "float32"): lambda name=name: order.append(name) for name in "ABC"}
-    times_ms = side_by_side.measure(calls, 2, "cpu")
+    times_ms = turns.measure(calls, 2, "cpu")
     assert "".join(order) == "ABCABC"
     assert all(len(times) == 2 for times in times_ms.values())
 
