@@ -22,6 +22,10 @@ Step = Callable[..., object]
 #: Lists that a step changes, in float32.
 MOVED = ("params", "exp_avgs", "exp_avg_sqs", "averages")
 COUNTS = ("steps", "n_averaged")
+# Units of the last place that an element may be off: of a moment, and, beside one of the parameter,
+# of its step: roundings of both moments, the root, the quotient and two products add up. The
+# worst of 44 M elements was 4.2 (2026-11-25).
+UNITS_OF_MOMENT, UNITS_OF_STEP = 4, 6
 #: lr, weight_decay, beta1, beta2, eps of three layers.
 LAYERS = ((1e-2, 0.1, 0.7, 0.99, 1e-8), (3e-3, 0.0, 0.9, 0.999, 1e-5), (0.0, 0.3, 0.0, 0.5, 1e-8))
 
@@ -179,7 +183,7 @@ def assert_right(step: Step, case: Case) -> None:
 
 
 def assert_within_units(before: Arguments, found: Arguments, exact: Arguments) -> None:
-    """Fail unless moments are within 4 units, and p within 1 of its own and 4 of its step's."""
+    """Fail unless moments and p are within so many units of the last place."""
     for i, layer in enumerate(before["layer_of"]):
         lr, weight_decay, beta1, beta2, eps = before["layers"][layer].tolist()
         t = float(exact["steps"][i])
@@ -187,11 +191,13 @@ def assert_within_units(before: Arguments, found: Arguments, exact: Arguments) -
         m64, v64, p64 = (exact[name][i] for name in ("exp_avgs", "exp_avg_sqs", "params"))
         # Of opposite sign, moment and gradient leave less than either: the larger's units count.
         m_scale, v_scale = torch.maximum(m.abs(), m64.abs()), torch.maximum(v, v64)
-        assert_close(f"exp_avg {i}", found["exp_avgs"][i], m64, 4 * unit_of(m_scale))
-        assert_close(f"exp_avg_sq {i}", found["exp_avg_sqs"][i], v64, 4 * unit_of(v_scale))
+        assert_close(f"exp_avg {i}", found["exp_avgs"][i], m64, UNITS_OF_MOMENT * unit_of(m_scale))
+        assert_close(
+            f"exp_avg_sq {i}", found["exp_avg_sqs"][i], v64, UNITS_OF_MOMENT * unit_of(v_scale)
+        )
         root = (v64 / (1 - beta2**t)).sqrt() + eps
         step = lr * m_scale / (1 - beta1**t) / root + lr * weight_decay * p.abs()
-        bound = unit_of(torch.maximum(p.abs(), p64.abs())) + 4 * unit_of(step)
+        bound = unit_of(torch.maximum(p.abs(), p64.abs())) + UNITS_OF_STEP * unit_of(step)
         assert_close(f"param {i}", found["params"][i], p64, bound)
 
 

@@ -104,8 +104,80 @@ def _adamw_norm_kernel(
 
 
 @triton.jit
+def _scale_and_skip(
+    sums_ptr,
+    scalars_ptr,
+    grad_scale_ptr,
+    found_inf_ptr,
+    n_tiles,
+    MEASURE: tl.constexpr,
+    SKIP_NONFINITE: tl.constexpr,
+):
+    # What the gradients are multiplied by, and whether the step does nothing.
+    scale = _inverse_scale(grad_scale_ptr)
+    skip = tl.full((), 0, tl.int1)
+    if found_inf_ptr is not None:
+        skip = tl.load(found_inf_ptr) != 0
+    if MEASURE:
+        norm = tl.sqrt(tl.load(sums_ptr + n_tiles)) * scale
+        most = tl.load(scalars_ptr + MAX_GRAD_NORM).to(tl.float64, bitcast=True)
+        clip = most / (norm + 1e-6)
+        scale *= tl.where(clip >= 1.0, 1.0, clip)
+        if SKIP_NONFINITE:
+            skip = skip | (norm - norm != 0)
+    return scale.to(tl.float32), skip
+
+
+@triton.jit
 def _power(base, t):
     return tl.exp(t * tl.log(tl.maximum(base, 1e-300)))
+
+
+@triton.jit
+def _factors(row_ptr, layers_ptr):
+    # As csrc/adamw.h: weight1, weight2, step_size, eps, decay.
+    layer_ptr = layers_ptr + tl.load(row_ptr + LAYER) * 5
+    lr, decay = tl.load(layer_ptr), tl.load(layer_ptr + 1)
+    beta1, beta2, eps = tl.load(layer_ptr + 2), tl.load(layer_ptr + 3), tl.load(layer_ptr + 4)
+    t = tl.load(_pointer(row_ptr, STEP, tl.float32, False)).to(tl.float64) + 1.0
+    root = tl.sqrt(1.0 - _power(beta2, t))
+    step_size = (lr * root / (1.0 - _power(beta1, t))).to(tl.float32)
+    weight1, weight2 = (1.0 - beta1).to(tl.float32), (1.0 - beta2).to(tl.float32)
+    return weight1, weight2, step_size, (eps * root).to(tl.float32), (lr * decay).to(tl.float32)
+
+
+@triton.jit
+def _update_average(row_ptr, scalars_ptr, offs, mask, p, ALIGNED: tl.constexpr):
+    n_ptr = _pointer(row_ptr, N_AVERAGED, tl.float32, False)
+    n_averaged = tl.load(n_ptr).to(tl.float64) + 1.0
+    newest = tl.load(scalars_ptr + AVERAGE_WEIGHT).to(tl.float64, bitcast=True)
+    weight = tl.where(newest == 0.0, 1.0 / n_averaged, newest).to(tl.float32)
+    average_ptr = _pointer(row_ptr, AVERAGE, tl.float32, ALIGNED) + offs
+    a = tl.load(average_ptr, mask=mask, other=0.0)
+    tl.store(average_ptr, tl.where(n_averaged > 1.0, a + weight * (p - a), p), mask=mask)
+
+
+@triton.jit
+def _update_tile(row_ptr, layers_ptr, offs, mask, scale, ALIGNED: tl.constexpr):
+    # Returns the new parameters.
+    weight1, weight2, step_size, eps, decay = _factors(row_ptr, layers_ptr)
+    param_ptr = _pointer(row_ptr, PARAM, tl.float32, ALIGNED) + offs
+    grad_ptr = _pointer(row_ptr, GRAD, tl.float32, ALIGNED) + offs
+    m_ptr = _pointer(row_ptr, EXP_AVG, tl.float32, ALIGNED) + offs
+    v_ptr = _pointer(row_ptr, EXP_AVG_SQ, tl.float32, ALIGNED) + offs
+    g = tl.load(grad_ptr, mask=mask, other=0.0) * scale
+    p = tl.load(param_ptr, mask=mask, other=0.0)
+    m = tl.load(m_ptr, mask=mask, other=0.0)
+    v = tl.load(v_ptr, mask=mask, other=0.0)
+    m = (m - weight1 * m) + weight1 * g
+    v = (v - weight2 * v) + (weight2 * g) * g
+    # Beyond the mask 0 / 0 would be NaN; nothing of it is stored.
+    quotient = tl.div_rn(m, tl.where(mask, tl.sqrt_rn(v) + eps, 1.0))
+    p = p - (decay * p + step_size * quotient)
+    tl.store(param_ptr, p, mask=mask)
+    tl.store(m_ptr, m, mask=mask)
+    tl.store(v_ptr, v, mask=mask)
+    return p
 
 
 @triton.jit(do_not_specialize=["n_tensors", "n_tiles"])
@@ -135,58 +207,17 @@ def _adamw_update_kernel(
     tile = tl.program_id(0)
     row_ptr = _row_of_tile(table_ptr, tile, n_tensors, TENSORS)
     scalars_ptr = table_ptr + n_tensors * ROW
-    scale = _inverse_scale(grad_scale_ptr)
-    skip = tl.full((), 0, tl.int1)
-    if found_inf_ptr is not None:
-        skip = tl.load(found_inf_ptr) != 0
-    if MEASURE:
-        norm = tl.sqrt(tl.load(sums_ptr + n_tiles)) * scale
-        most = tl.load(scalars_ptr + MAX_GRAD_NORM).to(tl.float64, bitcast=True)
-        clip = most / (norm + 1e-6)
-        scale *= tl.where(clip >= 1.0, 1.0, clip)
-        if SKIP_NONFINITE:
-            skip = skip | (norm - norm != 0)
-
-    layer_ptr = layers_ptr + tl.load(row_ptr + LAYER) * 5
-    lr, decay = tl.load(layer_ptr), tl.load(layer_ptr + 1)
-    beta1, beta2, eps = tl.load(layer_ptr + 2), tl.load(layer_ptr + 3), tl.load(layer_ptr + 4)
-    t = tl.load(_pointer(row_ptr, STEP, tl.float32, False)).to(tl.float64) + 1.0
-    root = tl.sqrt(1.0 - _power(beta2, t))
-    step_size = (lr * root / (1.0 - _power(beta1, t))).to(tl.float32)
-    decay, eps = (lr * decay).to(tl.float32), (eps * root).to(tl.float32)
-    weight1, weight2 = (1.0 - beta1).to(tl.float32), (1.0 - beta2).to(tl.float32)
-
-    first = (tile - tl.load(row_ptr + FIRST_TILE)) * TILE
-    offs = first + tl.arange(0, TILE)
+    scale, skip = _scale_and_skip(
+        sums_ptr, scalars_ptr, grad_scale_ptr, found_inf_ptr, n_tiles, MEASURE, SKIP_NONFINITE
+    )
+    offs = (tile - tl.load(row_ptr + FIRST_TILE)) * TILE + tl.arange(0, TILE)
     mask = (offs < tl.load(row_ptr + SIZE)) & (skip == 0)
-    param_ptr = _pointer(row_ptr, PARAM, tl.float32, ALIGNED) + offs
-    grad_ptr = _pointer(row_ptr, GRAD, tl.float32, ALIGNED) + offs
-    m_ptr = _pointer(row_ptr, EXP_AVG, tl.float32, ALIGNED) + offs
-    v_ptr = _pointer(row_ptr, EXP_AVG_SQ, tl.float32, ALIGNED) + offs
-    g = tl.load(grad_ptr, mask=mask, other=0.0) * scale.to(tl.float32)
-    p = tl.load(param_ptr, mask=mask, other=0.0)
-    m = tl.load(m_ptr, mask=mask, other=0.0)
-    v = tl.load(v_ptr, mask=mask, other=0.0)
-    m = (m - weight1 * m) + weight1 * g
-    v = (v - weight2 * v) + (weight2 * g) * g
-    # Beyond the mask 0 / 0 would be NaN; nothing of it is stored.
-    quotient = tl.div_rn(m, tl.where(mask, tl.sqrt_rn(v) + eps, 1.0))
-    p = p - (decay * p + step_size * quotient)
-    tl.store(param_ptr, p, mask=mask)
-    tl.store(m_ptr, m, mask=mask)
-    tl.store(v_ptr, v, mask=mask)
+    p = _update_tile(row_ptr, layers_ptr, offs, mask, scale, ALIGNED)
     if HAS_SHADOW:
         shadow_ptr = _pointer(row_ptr, SHADOW, tl.bfloat16, ALIGNED) + offs
         tl.store(shadow_ptr, p.to(tl.bfloat16), mask=mask)
     if HAS_AVERAGE:
-        n_ptr = _pointer(row_ptr, N_AVERAGED, tl.float32, False)
-        n_averaged = tl.load(n_ptr).to(tl.float64) + 1.0
-        newest = tl.load(scalars_ptr + AVERAGE_WEIGHT).to(tl.float64, bitcast=True)
-        weight = tl.where(newest == 0.0, 1.0 / n_averaged, newest).to(tl.float32)
-        average_ptr = _pointer(row_ptr, AVERAGE, tl.float32, ALIGNED) + offs
-        a = tl.load(average_ptr, mask=mask, other=0.0)
-        tl.store(average_ptr, tl.where(n_averaged > 1.0, a + weight * (p - a), p), mask=mask)
-
+        _update_average(row_ptr, scalars_ptr, offs, mask, p, ALIGNED)
     if _arrives_last(ticket_ptr, tl.num_programs(0)):
         if skip:
             tl.store(skipped_ptr, tl.load(skipped_ptr) + 1)

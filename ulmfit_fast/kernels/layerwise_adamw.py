@@ -15,9 +15,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-#: Elements of a tile and warps of its program: a thread has 8 of every array. Not timed yet.
+#: Elements of a tile and warps of its program: a thread has 4 of every array. Not timed yet.
 TILE = 1024
-N_WARPS = 4
+N_WARPS = 8
 #: A program looks for its tile among so many tensors at least: other numbers below compile nothing.
 MIN_TENSORS = 32
 #: Pinned memory for the next capture, which cannot allocate any, by number of rows' elements.

@@ -112,6 +112,7 @@ class Fit:
         self.best_weights: dict[str, Tensor] | None = None
         self.epochs_since_best = 0
         self.n_steps_done = 0
+        self.n_steps_skipped = 0
         self.n_tokens_unread = 0
 
     def run(self) -> StageResult:
@@ -194,6 +195,10 @@ class Fit:
         metrics = {"train_loss": loss_sum.item() / max(1, step - first), **self.task.validate()}
         for name in ("train_loss", "valid_loss"):
             self._check_finite(name, metrics.get(name, 0.0))
+        skipped = int(self.optimizer.skipped_steps)
+        if skipped > self.n_steps_skipped:
+            metrics["skipped_steps"] = skipped - self.n_steps_skipped
+            self.n_steps_skipped = skipped
         metrics["seconds"] = time.perf_counter() - started
         self.result.epochs.append(metrics)
         self._keep_if_best(metrics)
