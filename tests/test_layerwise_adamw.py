@@ -276,3 +276,11 @@ def test_no_farther_from_float64_than_torchs_fused_adamw(clip: float | None) -> 
     torchs = errors(lambda p: torch.optim.AdamW(p, fused=True, **common), own_clip=False)
     assert float(ours.mean()) <= float(torchs.mean())
     assert float(ours.max()) <= float(torchs.max())
+
+
+def test_step_compiles_into_one_graph() -> None:
+    before = draw(Case(((40,), (3, 3)), first_step=1, shadow=True, average=0.0))
+    expected = after(op, before)
+    found = after(torch.compile(lambda *a: op(*a), fullgraph=True, backend="aot_eager"), before)
+    for name in (*MOVED, "steps", "shadows", "n_averaged"):
+        assert torch.equal(flat(found[name]), flat(expected[name])), name

@@ -16,9 +16,9 @@ from ulmfit_fast.model import LossParts
 from ulmfit_fast.training import loop, tasks
 from ulmfit_fast.training.progress import Observer
 
-# The project's criterion for curves: as far from AdamW's loop over tensors as torch's own fused AdamW
-# is, twice, and a floor. Training magnifies rounding: at the classifier's last batch, of two rows
-# behind a batch norm, the losses of torch's two differ by 1 % (2026-11-25).
+# The project's criterion for curves: as far from AdamW's loop over tensors as torch's own fused
+# AdamW is, twice, and a floor. Training magnifies rounding: at the classifier's last batch, of two
+# rows behind a batch norm, the losses of torch's two differ by 1 % (2026-11-25).
 FLOOR = 1e-6
 
 
