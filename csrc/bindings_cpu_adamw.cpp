@@ -6,6 +6,11 @@
 // tiles in reverse, as it read the last of them last.
 #include <cmath>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include "adamw.h"
 #include "bindings_adamw.h"
 #include "bindings_cpu.h"
@@ -103,11 +108,27 @@ void layerwise_adamw_(const Tensors& params, const Tensors& grads, const Tensors
   }
 }
 
+// Asks Linux for huge pages under a tensor that nobody has touched yet: a step over moments of 44 M
+// parameters then takes 6 % less (Xeon with AMX, 2 threads, 2026-11-25). A wish: nothing depends on it.
+void advise_huge_pages(const Tensor& tensor) {
+#if defined(__linux__)
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+  const uintptr_t first = (begin + page - 1) / page * page;
+  const uintptr_t last = (begin + tensor.numel() * tensor.element_size()) / page * page;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
 }  // namespace
 }  // namespace ulmfit_fast
 
-STABLE_TORCH_LIBRARY_FRAGMENT(ulmfit_fast_cpu, m) { m.def(ulmfit_fast::kLayerwiseAdamwSchema); }
+STABLE_TORCH_LIBRARY_FRAGMENT(ulmfit_fast_cpu, m) {
+  m.def(ulmfit_fast::kLayerwiseAdamwSchema);
+  m.def("advise_huge_pages(Tensor(a!) tensor) -> ()");
+}
 
 STABLE_TORCH_LIBRARY_IMPL(ulmfit_fast_cpu, CPU, m) {
   m.impl("layerwise_adamw_", TORCH_BOX(&ulmfit_fast::layerwise_adamw_));
+  m.impl("advise_huge_pages", TORCH_BOX(&ulmfit_fast::advise_huge_pages));
 }

@@ -19,6 +19,8 @@ from ulmfit_fast import _ops, reference
 from ulmfit_fast.kernels import drop_connect, layerwise_adamw, lstm
 
 BUILD_COMMAND = "pip install --no-build-isolation -e ."
+#: A huge page of x86-64: smaller tensors have no use for one.
+HUGE_PAGE_BYTES = 2 << 20
 REFERENCE_KERNELS: dict[str, Callable[..., object]] = {
     op: getattr(reference, op) for op in _ops.SCHEMAS
 }
@@ -74,6 +76,20 @@ def require_kernel(op: str, device: torch.device) -> None:
         f"{op} has no {device.type.upper()} kernel here: {why_missing(op, device.type)}. "
         f"{what_to_do}"
     )
+
+
+def empty_in_huge_pages(like: torch.Tensor) -> torch.Tensor:
+    """Return an uninitialised tensor like another, on a CPU in huge pages where Linux has some.
+
+    Args:
+        like: dense; its shape, strides, dtype and device are taken.
+    """
+    tensor = torch.empty_like(like, memory_format=torch.preserve_format, requires_grad=False)
+    library = torch.ops.ulmfit_fast_cpu
+    large = like.device.type == "cpu" and tensor.nbytes >= HUGE_PAGE_BYTES
+    if large and hasattr(library, "advise_huge_pages"):
+        library.advise_huge_pages(tensor)
+    return tensor
 
 
 def _load_library(device_type: str) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ulmfit_fast import _native
+
 State = dict[str, Any]
 
 
@@ -15,8 +17,8 @@ def new_state(param: Tensor) -> State:
     """Return the state before the first step: moments [like param], and a count on its device."""
     return {
         "step": torch.zeros((), device=param.device),
-        "exp_avg": torch.zeros_like(param),
-        "exp_avg_sq": torch.zeros_like(param),
+        "exp_avg": _native.empty_in_huge_pages(param).zero_(),
+        "exp_avg_sq": _native.empty_in_huge_pages(param).zero_(),
     }
 
 
@@ -44,7 +46,7 @@ def adopt(state: State, param: Tensor) -> None:
             state[name] = count.reshape(()).clone()
     for name in ("exp_avg", "exp_avg_sq", "ax"):
         if name in state:
-            state[name] = torch.empty_like(param).copy_(state[name])
+            state[name] = _native.empty_in_huge_pages(param).copy_(state[name])
 
 
 def swap(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
