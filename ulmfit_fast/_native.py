@@ -26,12 +26,13 @@ REFERENCE_KERNELS: dict[str, Callable[..., object]] = {
 }
 #: Launchers that need the library ulmfit_fast._cuda.
 CUDA_KERNELS: dict[str, Callable[..., object]] = {"drop_connect": drop_connect.drop_connect}
-#: Launchers that need Triton alone.
+#: Launchers that need Triton alone, and those of them that run CUDA C++ instead where it was built.
 TRITON_KERNELS: dict[str, Callable[..., object]] = {
     "lstm_forward": lstm.lstm_forward,
     "lstm_backward": lstm.lstm_backward,
     "layerwise_adamw_": layerwise_adamw.layerwise_adamw_,
 }
+HAS_CUDA_KERNEL = {"layerwise_adamw_": layerwise_adamw.has_cuda_kernel}
 
 #: (op, device type) -> "compiled", "triton" or "reference": the kernel that runs.
 kernels: dict[tuple[str, str], str] = {}
@@ -152,11 +153,12 @@ def _register_triton() -> None:
     elif find_spec("triton") is None:
         reason = "triton is not installed (pip install triton)"
     for op, launcher in TRITON_KERNELS.items():
-        if reason is not None:
+        compiled = op in HAS_CUDA_KERNEL and HAS_CUDA_KERNEL[op]()
+        if reason is not None and not compiled:
             missing[op, "cuda"] = reason
             continue
         torch.library.register_kernel(f"ulmfit_fast::{op}", "cuda", launcher)
-        kernels[op, "cuda"] = "triton"
+        kernels[op, "cuda"] = "compiled" if compiled else "triton"
 
 
 def _register() -> None:

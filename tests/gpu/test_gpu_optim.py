@@ -33,7 +33,8 @@ def backend(
         monkeypatch.setattr(layerwise_adamw, "has_cuda_kernel", lambda: False)
     else:
         layerwise_adamw.has_cuda_kernel.cache_clear()
-        assert layerwise_adamw.has_cuda_kernel(), _native.why_missing("layerwise_adamw_")
+        assert layerwise_adamw.has_cuda_kernel(), "ulmfit_fast._cuda has no layerwise_adamw_"
+        assert _native.kernels["layerwise_adamw_", "cuda"] == "compiled"
     return str(request.param)
 
 
