@@ -70,7 +70,7 @@ bench: $(BUILT)
 	$(if $(QUICK),,$(BIN)/python benchmarks/report.py)
 
 cuda-host: $(BUILT)
-	$(BIN)/python -m pytest -q -m cuda_host tests/test_cuda_host.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m cuda_host tests/test_cuda_host*.py $(PYTEST_ARGS)
 
 gpu:
 	@$(PYTHON) -c "import sys, torch; sys.exit(torch.version.cuda is None)" 2> /dev/null \

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from torch.utils import cpp_extension
 from ulmfit_fast import reference
 
 HOST = ROOT / "tests" / "cuda_host"
-KERNELS = ("lstm_forward", "lstm_backward")
+#: Programs of tests/cuda_host, and the kernels that they run.
+PROGRAMS = {"run_lstm": ("lstm_forward", "lstm_backward"), "run_adamw": ("layerwise_adamw",)}
 FLAGS = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-DUSE_CUDA"]
 FLAGS += ["-Wno-missing-field-initializers", f"-I{HOST}"]
 SANITIZE = ["-fsanitize=address", "-g1"]
@@ -53,24 +55,59 @@ def compiler() -> str | None:
     return shutil.which(cpp_extension.get_cxx_compiler())
 
 
-def compile_all(folder: Path, sources: Path = ROOT / "csrc", sanitize: bool = False) -> Path:
+def compile_all(
+    folder: Path,
+    sources: Path = ROOT / "csrc",
+    flags: Sequence[str] = (),
+    program: str = "run_lstm",
+) -> Path:
     """Return the path of a program built from the kernels of a csrc folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    flags = FLAGS + SANITIZE * sanitize
-    jobs = [(HOST / f"{name}.cpp", []) for name in ("emulator", "memory", "run_lstm")]
+    jobs = [(HOST / f"{name}.cpp", []) for name in ("emulator", "memory", program)]
     twin = ["-include", str(HOST / "device.h"), "-x", "c++"]
-    jobs += [(sources / "cuda" / f"{name}.cu", twin) for name in KERNELS]
+    jobs += [(sources / "cuda" / f"{name}.cu", twin) for name in PROGRAMS[program]]
     objects = []
     for source, more in jobs:
         objects.append(folder / f"{source.stem}.o")
         if not objects[-1].exists():
-            command = [compiler(), *flags, *more, "-c", source, "-o", objects[-1]]
+            command = [compiler(), *FLAGS, *flags, *more, "-c", source, "-o", objects[-1]]
             ran = subprocess.run(command, capture_output=True, text=True, check=False)
             assert ran.returncode == 0, ran.stderr
-    program = folder / "run_lstm"
-    link = [compiler(), *SANITIZE * sanitize, *objects, "-o", program]
-    subprocess.run(link, check=True)
-    return program
+    subprocess.run([compiler(), *flags, *objects, "-o", folder / program], check=True)
+    return folder / program
+
+
+def compile_mutant(
+    built: Path,
+    folder: Path,
+    mutant: tuple[str, str, str],
+    flags: Sequence[str] = (),
+    program: str = "run_lstm",
+) -> Path:
+    """Return the path of a program with one mistake; what that leaves alone is taken from built."""
+    file, right, wrong = mutant
+    shutil.copytree(ROOT / "csrc", folder / "csrc")
+    mutated = folder / "csrc" / "cuda" / file
+    text = mutated.read_text()
+    assert right in text, f"{file} has changed: mend the mutant"
+    mutated.write_text(text.replace(right, wrong))
+    objects = {"emulator", "memory", program}
+    if mutated.suffix == ".cu":
+        objects |= set(PROGRAMS[program]) - {mutated.stem}
+    for name in objects:
+        (folder / f"{name}.o").symlink_to(built / f"{name}.o")
+    return compile_all(folder, folder / "csrc", flags, program)
+
+
+def execute(program: Path, *arguments: str | Path) -> str:
+    """Run a program and return why it failed; nothing if it did not."""
+    environment = os.environ | {"ASAN_OPTIONS": "detect_stack_use_after_return=0:detect_leaks=0"}
+    ran = subprocess.run(
+        [program, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    if ran.returncode == 0:
+        return ""
+    return (ran.stdout + ran.stderr).strip() or f"{program.name} ended with {ran.returncode}"
 
 
 @dataclass(frozen=True)
@@ -181,11 +218,9 @@ def run(
     """Run a case under the schedules of some seeds."""
     case, result = folder / "case", folder / "result"
     write(call, case)
-    command = [program, case, result, str(seeds.start), str(len(seeds)), mutation]
-    environment = os.environ | {"ASAN_OPTIONS": "detect_stack_use_after_return=0:detect_leaks=0"}
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if ran.returncode != 0:
-        return Run(None, (ran.stdout + ran.stderr).strip())
+    message = execute(program, case, result, str(seeds.start), str(len(seeds)), mutation)
+    if message:
+        return Run(None, message)
     return Run(read(call, result), "")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from itertools import product
 from pathlib import Path
@@ -117,19 +116,9 @@ def test_kernels_are_right_for_every_size(case: HostCase, built: Path, tmp_path:
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_caught(mutant: str, built: Path, tmp_path: Path) -> None:
-    file, right, wrong = MUTANTS[mutant]
-    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
-    mutated = tmp_path / "csrc" / "cuda" / file
-    text = mutated.read_text()
-    assert right in text, f"{file} has changed: mend the mutant"
-    mutated.write_text(text.replace(right, wrong))
-    objects = {"emulator", "memory", "run_lstm"} | set(host.KERNELS) - {mutated.stem}
-    if mutated.suffix == ".cuh":
-        objects -= set(host.KERNELS)
-    for name in objects:
-        (tmp_path / f"{name}.o").symlink_to(built / f"{name}.o")
+    program = host.compile_mutant(built, tmp_path, MUTANTS[mutant])
     call = host.draw(SMALL)
-    ran = host.run(host.compile_all(tmp_path, tmp_path / "csrc"), call, tmp_path, SEEDS)
+    ran = host.run(program, call, tmp_path, SEEDS)
     if ran.results is None:  # a race, a deadlock, or other bits under another schedule
         assert ran.message.startswith(("lstm_", "seed ")), ran.message
         return
@@ -148,7 +137,7 @@ def test_broken_primitives_are_caught(broken: str, built: Path, tmp_path: Path) 
 def sanitized(tmp_path_factory: pytest.TempPathFactory, built: Path) -> Path:
     """Folder with everything built with AddressSanitizer."""
     folder = tmp_path_factory.mktemp("sanitized")
-    host.compile_all(folder, sanitize=True)
+    host.compile_all(folder, flags=host.SANITIZE)
     return folder
 
 
@@ -168,14 +157,8 @@ def test_kernels_stay_within_their_memory(case: HostCase, sanitized: Path, tmp_p
 def test_accesses_out_of_bounds_are_caught(
     right: str, wrong: str, sanitized: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
-    kernel = tmp_path / "csrc" / "cuda" / "lstm_forward.cu"
-    text = kernel.read_text()
-    assert right in text, "the kernel has changed: mend the mutant"
-    kernel.write_text(text.replace(right, wrong))
-    for name in ("emulator", "memory", "run_lstm", "lstm_backward"):
-        (tmp_path / f"{name}.o").symlink_to(sanitized / f"{name}.o")
-    broken = host.compile_all(tmp_path, tmp_path / "csrc", sanitize=True)
+    mutant = ("lstm_forward.cu", right, wrong)
+    broken = host.compile_mutant(sanitized, tmp_path, mutant, host.SANITIZE)
     ran = host.run(broken, host.draw(SMALL), tmp_path)
     assert "heap-buffer-overflow" in ran.message
 

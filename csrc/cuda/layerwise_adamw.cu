@@ -319,8 +319,11 @@ Table<kTensors> table_of(const LayerwiseAdamw& params, int64_t first) {
 
 template <int kTensors>
 cudaError_t launch_all(const LayerwiseAdamw& params, cudaStream_t stream) {
-  const AdamwTensor& any = params.tensors[0];
-  const bool shadow = any.shadow != nullptr, average = any.average != nullptr;
+  // A tensor without elements has no pointers but to its numbers.
+  const bool average = params.tensors[0].n_averaged != nullptr;
+  const bool shadow =
+      std::any_of(params.tensors, params.tensors + params.n_tensors,
+                  [](const AdamwTensor& tensor) { return tensor.shadow != nullptr; });
   const auto update =
       shadow
           ? (average ? update_kernel<kTensors, true, true> : update_kernel<kTensors, true, false>)

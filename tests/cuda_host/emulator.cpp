@@ -11,6 +11,7 @@
 #include "machine.h"
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -201,6 +202,10 @@ bool run(int n_blocks, int n_threads, size_t shared_bytes, const std::function<v
     m.ready.pop_back();
   }
   if (error.empty() && m.n_done < m.threads.size()) error = "deadlock: " + m.standstill();
+#if defined(__SANITIZE_ADDRESS__)
+  // Fibers never return: the marks of their frames would be errors to the next launch's stacks.
+  __asan_unpoison_memory_region(stacks, bytes);
+#endif
   munmap(stacks, bytes);
   machine = nullptr;
   return error.empty();

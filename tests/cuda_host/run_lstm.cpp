@@ -6,18 +6,14 @@
 // CASE: a Header, then w_hh, gates, h0, c0, lengths, dy, dh_n, dc_n. RESULT: y, gates, cells, h_n,
 // c_n, dgates, dh0, dc0, dbias. Layouts as in csrc/launchers.h. Exits with 1 and one line where a
 // launch failed, or schedules differ.
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <fstream>
-#include <memory>
 #include <string>
-#include <vector>
 
 #include "../../csrc/launchers.h"
-#include "emulator.h"
+#include "cases.h"
 
 using namespace ulmfit_fast;
+using host::Buffer;
+using host::check;
 
 namespace {
 
@@ -26,48 +22,6 @@ struct Header {
   int64_t threshold;
   double scale;
 };
-
-// Exactly so many bytes, so that AddressSanitizer sees what is beyond; NaNs to begin with.
-class Buffer {
- public:
-  explicit Buffer(size_t bytes) : bytes_(bytes) {
-    void* memory = nullptr;
-    if (posix_memalign(&memory, 16, bytes) != 0) std::abort();
-    std::memset(memory, 0xff, bytes);
-    memory_.reset(static_cast<char*>(memory));
-  }
-  Buffer(size_t bytes, std::ifstream& file) : Buffer(bytes) {
-    if (!file.read(memory_.get(), static_cast<std::streamsize>(bytes))) std::abort();
-  }
-  Buffer copy() const {
-    Buffer other(bytes_);
-    std::memcpy(other.memory_.get(), memory_.get(), bytes_);
-    return other;
-  }
-  template <typename T>
-  T* as() const {
-    return reinterpret_cast<T*>(memory_.get());
-  }
-  size_t bytes() const { return bytes_; }
-
- private:
-  struct Free {
-    void operator()(char* memory) const { std::free(memory); }
-  };
-  size_t bytes_;
-  std::unique_ptr<char, Free> memory_;
-};
-
-[[noreturn]] void stop(const std::string& why) {
-  std::printf("%s\n", why.c_str());
-  std::exit(1);
-}
-
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) {
-    stop(std::string(what) + ": error " + std::to_string(error) + ": " + host::last_error());
-  }
-}
 
 struct Shared {
   Buffer exchange, flags;
@@ -144,19 +98,11 @@ std::string run(const Header& h, std::ifstream& file) {
 }  // namespace
 
 int main(int n_arguments, char** arguments) {
-  if (n_arguments < 5) stop("usage: run_lstm CASE RESULT FIRST_SEED N_SEEDS [MUTATION]");
-  const uint64_t first = std::stoull(arguments[3]), n = std::stoull(arguments[4]);
+  if (n_arguments < 5) host::stop("usage: run_lstm CASE RESULT FIRST_SEED N_SEEDS [MUTATION]");
   if (n_arguments > 5) host::options().mutation = arguments[5];
-  std::string expected;
-  for (uint64_t seed = first; seed < first + n; ++seed) {
-    host::options().seed = seed;
-    std::ifstream file(arguments[1], std::ios::binary);
-    Header header{};
-    if (!file.read(reinterpret_cast<char*>(&header), sizeof header)) stop("no case");
-    const std::string results = run(header, file);
-    if (seed == first) expected = results;
-    if (results != expected) stop("seed " + std::to_string(seed) + ": other bits");
-  }
-  std::ofstream(arguments[2], std::ios::binary) << expected;
+  host::run_schedules(arguments, [](std::ifstream& file) {
+    const auto header = host::read<Header>(file);
+    return run(header, file);
+  });
   return 0;
 }
