@@ -27,7 +27,7 @@ LAYERS = {
     "_native": ["_ops", "kernels"],
     "functional": ["_ops", "_native"],
     "modules": ["functional"],
-    "optim": ["functional"],
+    "optim": ["functional", "schedule"],
     "chunks": ["modules"],
     "model": ["modules", "chunks"],
     "schedule": ["errors"],

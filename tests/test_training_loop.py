@@ -126,11 +126,20 @@ def test_weight_decay_spares_what_fastai_spares() -> None:
     model = LanguageModel(AWDLSTMConfig(8, 4, 4, 2))
     assert [id(p) for p in model.undecayed_parameters()] == [id(model.decoder_bias)]
     classifier = TextClassifier(AWDLSTMConfig(8, 4, 4, 2), 2)
-    groups = layer_param_groups(classifier.layer_groups(), classifier.undecayed_parameters(), 0.5)
+    groups = layer_param_groups(
+        classifier.layer_groups(),
+        lr=1.0,
+        weight_decay=0.5,
+        undecayed=classifier.undecayed_parameters(),
+    )
     decays = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     for name, parameter in classifier.named_parameters():
         is_norm = name in ("head.0.weight", "head.0.bias", "head.4.weight", "head.4.bias")
         assert decays[id(parameter)] == (0.0 if is_norm else 0.5), name
+    rates = {g["layer"]: g["lr"] for g in groups}
+    assert rates == pytest.approx(
+        {"head": 1.0, "rnn1": 1 / 2.6, "rnn0": 2.6**-2, "embedding": 2.6**-3}
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(monkeypatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, TextClassifier
-from ulmfit_fast.optim import LayerwiseAdamW, layer_param_groups, set_rates
+from ulmfit_fast.optim import LayerwiseAdamW, layer_param_groups
 from ulmfit_fast.training.config import TrainConfig
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -36,11 +36,9 @@ def take_step(total: torch.Tensor, optimizer: LayerwiseAdamW) -> None:
 
 
 def make_optimizer(model: LanguageModel | TextClassifier) -> LayerwiseAdamW:
-    groups = model.layer_groups()
-    params = layer_param_groups(groups, model.undecayed_parameters(), 0.01)
-    optimizer = LayerwiseAdamW(params, eps=1e-5, max_grad_norm=0.3)
-    set_rates(optimizer, dict.fromkeys(groups, 1e-3), (0.8, 0.99))
-    return optimizer
+    undecayed = model.undecayed_parameters()
+    groups = layer_param_groups(model.layer_groups(), lr=1e-3, undecayed=undecayed)
+    return LayerwiseAdamW(groups, betas=(0.8, 0.99), eps=1e-5, max_grad_norm=0.3)
 
 
 def test_a_language_model_step_waits_for_nothing(device: torch.device) -> None:

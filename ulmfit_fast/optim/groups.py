@@ -8,29 +8,40 @@ from typing import Any
 import torch
 from torch import nn
 
+from ulmfit_fast.schedule import discriminative_rates
+
 
 def layer_param_groups(
-    groups: Mapping[str, Sequence[nn.Parameter]],
-    undecayed: Collection[nn.Parameter],
-    weight_decay: float,
+    layers: Mapping[str, Sequence[nn.Parameter]],
+    *,
+    lr: float,
+    lr_decay: float = 2.6,
+    weight_decay: float = 0.01,
+    undecayed: Collection[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
     """Return an optimizer's parameter groups: one for each layer, and one for what does not decay.
 
-    Both hold the layer's name under "layer"; set their "lr" with set_rates.
+    Both hold the layer's name under "layer"; set_rates changes their rates.
 
     Args:
-        groups: parameters by layer, lowest first, as model.layer_groups() returns them.
-        undecayed: parameters without weight decay; a layer that has some gets a second group.
+        layers: parameters by layer, lowest first, as model.layer_groups() returns them.
+        lr: learning rate of the top layer.
+        lr_decay: learning rate of a layer over that of the layer below.
         weight_decay: decoupled, multiplied by each group's rate.
+        undecayed: parameters without weight decay; a layer that has some gets a second group.
+
+    Source: discriminative rates: Howard, Ruder 2018, arXiv:1801.06146, section 3.2.
     """
     spared = set(map(id, undecayed))
-    found = []
-    for name, parameters in groups.items():
+    rates = discriminative_rates(lr, len(layers), lr_decay)
+    groups = []
+    for (name, parameters), rate in zip(layers.items(), rates, strict=True):
         for decay, is_spared in ((weight_decay, False), (0.0, True)):
             chosen = [p for p in parameters if (id(p) in spared) == is_spared]
             if chosen:
-                found.append({"params": chosen, "weight_decay": decay, "layer": name})
-    return found
+                shared = {"lr": rate, "weight_decay": decay, "layer": name}
+                groups.append({"params": chosen, **shared})
+    return groups
 
 
 def set_rates(

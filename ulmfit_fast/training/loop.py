@@ -99,13 +99,15 @@ class Fit:
         self.read_every = CPU_STEPS_BETWEEN_READS if on_cpu else GPU_STEPS_BETWEEN_READS
         self.groups = task.model.layer_groups()
         self.phases = stage_phases(config, task.stage, len(self.groups), from_scratch)
-        undecayed = task.model.undecayed_parameters()
+        groups = layer_param_groups(
+            self.groups,
+            lr=0.0,  # set before every step
+            weight_decay=config.weight_decay,
+            undecayed=task.model.undecayed_parameters(),
+        )
+        clip = self.settings.clip or None
         self.optimizer = LayerwiseAdamW(
-            layer_param_groups(self.groups, undecayed, config.weight_decay),
-            lr=0.0,
-            betas=config.betas,
-            eps=config.eps,
-            max_grad_norm=self.settings.clip or None,
+            groups, betas=config.betas, eps=config.eps, max_grad_norm=clip
         )
         self.result = StageResult(task.stage)
         self.best_score: tuple[float, ...] | None = None
