@@ -35,6 +35,14 @@ ULMFIT_FAST_INLINE Vector<double> load_wide(const float* source) {
 }
 #endif
 
+// Bytes from a load to what is asked for meanwhile: a page, which the processor's own prefetching
+// does not cross.
+constexpr int kAhead = 4096;
+
+ULMFIT_FAST_INLINE void prefetch(const float* stream) {
+  __builtin_prefetch(reinterpret_cast<const char*>(stream) + kAhead);
+}
+
 // kChains vectors at a time, as additions wait for their like.
 constexpr int kChains = 8;
 
@@ -63,7 +71,7 @@ inline double wide_sum_of_squares(const float* grad, int64_t n) {
 }
 
 inline double sum_of_squares(const AdamwTensor& tensor, int64_t first, int64_t last) {
-  constexpr int kTerms = 8;  // of a float32 sum
+  constexpr int kTerms = 32;  // of a float32 sum
   constexpr int64_t kChunk = int64_t{kTerms} * kChains * kLanes<float>;
   Vector<double> sums[kChains] = {};
   const auto add_chunk = [&sums](const float* grad) {
@@ -71,7 +79,9 @@ inline double sum_of_squares(const AdamwTensor& tensor, int64_t first, int64_t l
     for (int term = 0; term < kTerms; ++term) {
 #pragma GCC unroll 8
       for (int k = 0; k < kChains; ++k) {
-        const Vector<float> g = load(grad + (term * kChains + k) * kLanes<float>);
+        const float* source = grad + (term * kChains + k) * kLanes<float>;
+        prefetch(source);
+        const Vector<float> g = load(source);
         squares[k] += g * g;
       }
     }
@@ -94,14 +104,6 @@ inline double sum_of_squares(const AdamwTensor& tensor, int64_t first, int64_t l
   constexpr double kLeast = 0x1p-110;
   const bool holds = total > kLeast && total < std::numeric_limits<double>::infinity();
   return holds ? total : wide_sum_of_squares(grad + first, last - first);
-}
-
-// Bytes from a load to what is asked for meanwhile: a page, which the processor's own prefetching
-// does not cross.
-constexpr int kAhead = 4096;
-
-ULMFIT_FAST_INLINE void prefetch(const float* stream) {
-  __builtin_prefetch(reinterpret_cast<const char*>(stream) + kAhead);
 }
 
 // A vector's elements of a tensor, or its first n.
