@@ -35,6 +35,7 @@ struct C10_HIDDEN AdamwArguments {
 
 // Whether a tensor's elements fill its memory, in any order of its dimensions.
 inline bool is_dense(const Tensor& tensor) {
+  if (tensor.is_contiguous()) return true;
   std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
   for (int64_t d = 0; d < tensor.dim(); ++d) {
     if (tensor.size(d) != 1) dims.emplace_back(tensor.stride(d), tensor.size(d));
@@ -82,7 +83,6 @@ inline std::vector<AdamwTensor> check_tensors(const AdamwArguments& a, int64_t t
   const auto fits = [n](const Tensors& list, bool optional) {
     return list.size() == n || (optional && list.empty());
   };
-  STD_TORCH_CHECK(n > 0, "params: expected at least one");
   STD_TORCH_CHECK(fits(a.grads, false) && fits(a.exp_avgs, false) && fits(a.exp_avg_sqs, false) &&
                       fits(a.steps, false) && fits(a.shadows, true) && fits(a.averages, true) &&
                       a.n_averaged.size() == a.averages.size() && a.layer_of.size() == n,
@@ -129,6 +129,7 @@ inline std::vector<AdamwTensor> check_tensors(const AdamwArguments& a, int64_t t
 }
 
 inline AdamwStep check_step(const AdamwArguments& a) {
+  STD_TORCH_CHECK(!a.params.empty(), "params: expected at least one");
   const Tensor& beside = a.params[0];
   check_number("grad_norm", a.grad_norm, beside, ScalarType::Float);
   check_number("skipped_steps", a.skipped_steps, beside, ScalarType::Long);

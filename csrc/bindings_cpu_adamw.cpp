@@ -84,6 +84,7 @@ void layerwise_adamw_(const Tensors& params, const Tensors& grads, const Tensors
       averages,   n_averaged, grad_norm,     skipped_steps,  layers,        layer_of,
       grad_scale, found_inf,  max_grad_norm, skip_nonfinite, average_weight};
   const AdamwStep step = check_step(arguments);
+  STD_TORCH_CHECK(layers.is_cpu(), "layers: expected on the CPU");
   const std::vector<AdamwTensor> tensors = check_tensors(arguments, kTile);
   const AdamwKernels& kernels = adamw_kernels_cpu();
   const std::vector<Tile> tiles = cut(tensors);

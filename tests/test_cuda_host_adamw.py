@@ -84,8 +84,8 @@ MUTANTS = {
     "sum of seven warps": ("warp < kWarps; ++warp", "warp < kWarps - 1; ++warp"),
     "squares in float32": ("const double g = static_cast<double>(", "const float g = ("),
     "tiles from the end, off by one": (
-        "table.n_tiles - 1 - turn;",
-        "std::max<int64_t>(table.n_tiles - 2 - turn, 0);",
+        "n_pieces - 1 - turn;",
+        "std::max<int64_t>(n_pieces - 2 - turn, 0);",
     ),
     "every block takes all tiles": ("turn = global_warp();", "turn = global_warp() % kWarps;"),
     "factors of another tensor": ("shared.factors[index]", "shared.factors[index / 2]"),
@@ -101,9 +101,9 @@ MUTANTS = {
     "found_inf passes": ("*step.found_inf != 0.0f", "*step.found_inf > 1.0f"),
     "skipped once a launch": ("if (i == 0 && table.is_first)", "if (i == 0)"),
     "shadow of the old parameter": (
-        "  store_floats<kWhole>(tensor.param + i, p, n);\n",
-        "  const Floats now = p;\n  p = load_floats<kWhole>(tensor.param + i, n);\n"
-        "  store_floats<kWhole>(tensor.param + i, now, n);\n",
+        "  store_floats<kWhole, Use::kAgain>(tensor.param + i, p, n);\n",
+        "  const Floats now = p;\n  p = load_floats<kWhole, Use::kAgain>(tensor.param + i, n);\n"
+        "  store_floats<kWhole, Use::kAgain>(tensor.param + i, now, n);\n",
     ),
     "shadow only where the first tensor has one": (
         "params.tensors, params.tensors + params.n_tensors,",
@@ -120,7 +120,11 @@ BAD_ACCESSES = {
     "unaligned taken for aligned": ("unaligned", "return tensor.aligned && ", "return "),
     "store after the end": ("every size", "if (k < n) to[k]", "if (k <= n) to[k]"),
     "load after the end": ("every size", "k < n ? from[k]", "k <= n ? from[k]"),
-    "partial taken for whole": ("every size", "first + kAdamwTile <= tensor.n", "first < tensor.n"),
+    "partial taken for whole": (
+        "every size",
+        "first + count <= tensor.n",
+        "first + count / count <= tensor.n",
+    ),
     "no room for factors": ("every size", "kTensors * sizeof(AdamwFactors)", "0"),
     "no room for the total": (
         "every size",

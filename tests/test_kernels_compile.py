@@ -126,6 +126,12 @@ def compile_all(folder: Path) -> dict[str, Any]:
             {"kernel": k, "target": name, "signature": str(compiled.src.signature)}
             | {"rounds": "cvt.rn.bf16" in compiled.asm.get("ptx", "")}
             | {"stores_bfloat16": stores_bfloat16(compiled)}
+            | {
+                "moves_16_bytes": bool(
+                    re.search(r"ld\.global\S*\.v4\.b32", compiled.asm.get("ptx", ""))
+                )
+            }
+            | {"aligned": named_constants(compiled).get("ALIGNED")}
             | resources(compiled, folder)
             for k, cache in caches.items()
             for compiled in cache.values()
@@ -202,6 +208,14 @@ def test_every_kernel_compiles_for_every_gpu_and_dtype(
 def test_no_kernel_spills_registers(compiled: dict[str, Any]) -> None:
     assert all(0 < v["registers"] <= 255 for v in compiled["variants"])
     assert not [v for v in compiled["variants"] if v["spilled"] > 0]
+
+
+def test_aligned_tensors_of_the_optimizer_move_16_bytes_at_a_time(compiled: dict[str, Any]) -> None:
+    of_nvidia = [v for v in compiled["variants"] if v["target"].startswith("sm_")]
+    found = [v for v in of_nvidia if v["aligned"] is not None]
+    assert {v["aligned"] for v in found} == {True, False}
+    for v in found:
+        assert v["moves_16_bytes"] == v["aligned"], v
 
 
 def test_no_size_of_a_batch_or_sequence_compiles_a_kernel_again(compiled: dict[str, Any]) -> None:

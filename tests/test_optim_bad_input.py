@@ -44,7 +44,7 @@ AT_CONSTRUCTION: dict[str, tuple[Callable[[], object], type[Exception], str]] = 
     "lr of many elements": (
         lambda: LayerwiseAdamW([one(2)], lr=torch.ones(3)),
         ValueError,
-        "lr and betas are numbers or tensors with one element, found a tensor of shape [3]",
+        "group 0: lr is a tensor of shape [3]; give a number or a tensor with one element",
     ),
     "beta of 1": (
         lambda: LayerwiseAdamW([one(2)], betas=(0.9, 1.0)),
@@ -230,6 +230,7 @@ def test_compiled_op_refuses_what_would_write_foreign_memory() -> None:
 
     op = torch.ops.ulmfit_fast_cpu.layerwise_adamw_
     wrong: dict[str, tuple[str, Any]] = {
+        "params: expected at least one": ("params", []),
         "lists of different lengths": ("grads", []),
         "exp_avgs: expected shape and strides of params": ("exp_avgs", [torch.ones(5, 7)]),
         "steps: expected one float32": ("steps", [torch.ones(2)]),

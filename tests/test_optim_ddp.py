@@ -5,6 +5,7 @@ This file is also the program of each rank.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -57,12 +58,18 @@ def run_rank(rank: int, folder: Path) -> None:
         world_size=N_RANKS,
         timeout=timedelta(seconds=60),
     )
+    found = train_wrapped(slice(rank * N_ROWS, (rank + 1) * N_ROWS))
+    torch.save(found, folder / f"rank{rank}.pt")
+    gc.collect()  # DDP holds on to the group, whose threads must have ended before the process does
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def train_wrapped(rows: slice) -> list[Tensor]:
     model = make_model()
     optimizer = make_optimizer(model)
     wrapped = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
-    rows = slice(rank * N_ROWS, (rank + 1) * N_ROWS)
-    torch.save(train(wrapped, optimizer, rows), folder / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return train(wrapped, optimizer, rows)
 
 
 def test_ranks_keep_the_same_bits_and_train_as_one_process(tmp_path: Path) -> None:

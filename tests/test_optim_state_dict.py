@@ -148,3 +148,63 @@ def test_a_state_dict_that_does_not_fit_changes_nothing() -> None:
         ours.load_state_dict(grown.state_dict())
     assert unchanged(ours, before)
     run(ours, range(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda p: torch.optim.SGD(p, momentum=0.9),
+            "group 0 has no betas, eps: it is not of AdamW",
+        ),
+        (lambda p: torch.optim.Adam(p, weight_decay=0.1), "is of Adam, whose weight decay is part"),
+        (
+            lambda p: torch.optim.NAdam(p),
+            "parameter 0: its state is exp_avg, exp_avg_sq, mu_product",
+        ),
+        (lambda p: torch.optim.Adamax(p), "parameter 0: its state is exp_avg, exp_inf, step"),
+    ],
+    ids=["SGD", "Adam", "NAdam", "Adamax"],
+)
+def test_state_of_another_optimizer_changes_nothing(make: Any, message: str) -> None:
+    other = make(draw_params())
+    run(other, range(2))
+    ours = LayerwiseAdamW(draw_params())
+    run(ours, range(2))
+    before = copy.deepcopy(ours.state_dict())
+    with pytest.raises(ValueError, match=message):
+        ours.load_state_dict(other.state_dict())
+    assert unchanged(ours, before)
+
+
+def test_settings_out_of_their_ranges_in_a_state_dict_change_nothing() -> None:
+    ours = LayerwiseAdamW(draw_params())
+    before = copy.deepcopy(ours.state_dict())
+    spoiled = copy.deepcopy(before)
+    spoiled["param_groups"][0]["betas"] = (1.5, 0.9)
+    with pytest.raises(ValueError, match=r"state dict, group 0: beta1 is 1\.5"):
+        ours.load_state_dict(spoiled)
+    assert unchanged(ours, before)
+
+
+def test_adam_without_decay_is_adamw_without_decay() -> None:
+    adam, ours = torch.optim.Adam(draw_params()), LayerwiseAdamW(draw_params(), weight_decay=0.1)
+    run(adam, range(2))
+    ours.load_state_dict(adam.state_dict())
+    assert ours.param_groups[0]["weight_decay"] == 0
+
+
+def test_a_hook_may_regroup_a_state_dict_before_it_is_checked() -> None:
+    together = LayerwiseAdamW(draw_params())
+    run(together, range(2))
+    params = draw_params()
+    ours = LayerwiseAdamW([{"params": params[:2]}, {"params": params[2:]}])
+
+    def regroup(optimizer: object, state_dict: dict[str, Any]) -> dict[str, Any]:
+        (group,) = state_dict["param_groups"]
+        halves = [{**group, "params": group["params"][part]} for part in (slice(2), slice(2, None))]
+        return {**state_dict, "param_groups": halves}
+
+    ours.register_load_state_dict_pre_hook(regroup)
+    ours.load_state_dict(together.state_dict())
+    assert float(ours.state[params[4]]["step"]) == 2

@@ -26,13 +26,12 @@ REFERENCE_KERNELS: dict[str, Callable[..., object]] = {
 }
 #: Launchers that need the library ulmfit_fast._cuda.
 CUDA_KERNELS: dict[str, Callable[..., object]] = {"drop_connect": drop_connect.drop_connect}
-#: Launchers that need Triton alone, and those of them that run CUDA C++ instead where it was built.
+#: Launchers that need Triton alone; that of the optimizer runs CUDA C++ instead where it was built.
 TRITON_KERNELS: dict[str, Callable[..., object]] = {
     "lstm_forward": lstm.lstm_forward,
     "lstm_backward": lstm.lstm_backward,
     "layerwise_adamw_": layerwise_adamw.layerwise_adamw_,
 }
-HAS_CUDA_KERNEL = {"layerwise_adamw_": layerwise_adamw.has_cuda_kernel}
 
 #: (op, device type) -> "compiled", "triton" or "reference": the kernel that runs.
 kernels: dict[tuple[str, str], str] = {}
@@ -153,7 +152,7 @@ def _register_triton() -> None:
     elif find_spec("triton") is None:
         reason = "triton is not installed (pip install triton)"
     for op, launcher in TRITON_KERNELS.items():
-        compiled = op in HAS_CUDA_KERNEL and HAS_CUDA_KERNEL[op]()
+        compiled = op == "layerwise_adamw_" and layerwise_adamw.cuda_kernel is not None
         if reason is not None and not compiled:
             missing[op, "cuda"] = reason
             continue
@@ -172,6 +171,8 @@ def _register() -> None:
     else:
         _register_compiled("cpu")
         _register_compiled("cuda")
+        if torch.version.cuda is not None:
+            layerwise_adamw.cuda_kernel, _ = _compiled_op("cuda", "layerwise_adamw_")
         _register_triton()
     for op in _ops.SCHEMAS:
         for device_type in sorted(by_reference):

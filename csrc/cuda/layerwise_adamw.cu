@@ -4,10 +4,10 @@
 //   update_kernel   scale = min(1, max_grad_norm / (norm + 1e-6)) / grad_scale, then ../adamw.h
 //
 // Layout    tensors dense, each in its own order; their table and the layers' settings are arguments by
-//           value (10 or 31 KB of constant memory), so nothing is uploaded or goes stale.
-// Mapping   a tile is kAdamwTile elements of one tensor and belongs to a warp; warps take tiles w, w +
-//           n_warps, ... in both kernels, the second from the end: what the first read last is still
-//           in L2. A lane moves 16 bytes of every array at a time.
+//           value (4 or 31 KB of constant memory), so nothing is uploaded or goes stale.
+// Mapping   a tile is kAdamwTile elements of one tensor and belongs to a warp of norm_kernel; warps take
+//           tiles w, w + n_warps, ... The update takes quarters of tiles, from the end: what the first
+//           kernel read last is still in L2. A lane moves 16 bytes of every array at a time.
 // Memory    reads 4 (norm) and 16, writes 12 B an element, + 2 B for the bfloat16 copy, + 8 B for the
 //           average. Floor = 32 n / bandwidth, 28 n in one launch. In flight: 1024 threads x 64 B on a
 //           multiprocessor. Shared: factors, 24 B a tensor; 8 warp sums. No bank matters.
@@ -33,8 +33,12 @@ constexpr int kLines = kAdamwTile / kLineOfWarp;
 static_assert(kAdamwTile % kLineOfWarp == 0, "a warp takes whole lines of a tile");
 // Loads of a lane that norm_kernel has under way: 128 KB on a multiprocessor of 1024 threads.
 constexpr int kLinesAtOnce = 8;
-// Tensors of the small table: AWD-LSTM has 14 to 21, and kernel arguments cost time to hand over.
-constexpr int kFewTensors = 32;
+// What a warp of the update takes at a time is a part of a tile: the last turn then leaves fewer idle.
+constexpr int kPieces = 4;
+constexpr int kPiece = kAdamwTile / kPieces;
+static_assert(kLines % kPieces == 0, "a piece has whole lines");
+// Tensors of the small table, 4 KB: AWD-LSTM has 14 to 21, and arguments cost time to hand over.
+constexpr int kFewTensors = 31;
 static_assert(kAdamwMostTensors <= kThreads, "a thread forms the factors of a tensor");
 
 using Floats = Pack<float, kVector>;
@@ -75,15 +79,20 @@ DEVICE int tensor_of(const Table<kTensors>& table, int64_t tile) {
   return first;
 }
 
+// Whether what is read or written is used again soon; if not, it is the first to leave the caches.
+enum class Use { kAgain, kOnce };
+
 // Four elements, n of which are left. kWhole: all four, 16-byte aligned.
-template <bool kWhole>
+template <bool kWhole, Use kUse>
 DEVICE Floats load_floats(const float* from, int64_t n) {
   Floats floats;
-  if constexpr (kWhole) {
-    floats = *reinterpret_cast<const Floats*>(from);
-  } else {
+  if constexpr (!kWhole) {
 #pragma unroll
     for (int k = 0; k < kVector; ++k) floats.element[k] = k < n ? from[k] : 0.0f;
+  } else if constexpr (kUse == Use::kOnce) {
+    floats = load_streaming(reinterpret_cast<const Floats*>(from));
+  } else {
+    floats = *reinterpret_cast<const Floats*>(from);
   }
   return floats;
 }
@@ -96,12 +105,14 @@ DEVICE void store_each(T* to, const T (&elements)[kVector], int64_t n) {
   }
 }
 
-template <bool kWhole>
+template <bool kWhole, Use kUse>
 DEVICE void store_floats(float* to, const Floats& floats, int64_t n) {
-  if constexpr (kWhole) {
+  if constexpr (!kWhole) {
+    store_each(to, floats.element, n);
+  } else if constexpr (kUse == Use::kOnce) {
     store_streaming(reinterpret_cast<Floats*>(to), floats);
   } else {
-    store_each(to, floats.element, n);
+    *reinterpret_cast<Floats*>(to) = floats;
   }
 }
 
@@ -134,9 +145,9 @@ DEVICE bool is_last_block(uint32_t* ticket, uint32_t* shared_flag) {
 
 DEVICE int global_warp() { return block_index() * kWarps + thread_index() / kWarpThreads; }
 
-// Whether a tile is full and its memory aligned.
-DEVICE bool is_whole(const AdamwTensor& tensor, int64_t first) {
-  return tensor.aligned && first + kAdamwTile <= tensor.n;
+// Whether so many elements are all there, and their memory is aligned.
+DEVICE bool is_whole(const AdamwTensor& tensor, int64_t first, int count) {
+  return tensor.aligned && first + count <= tensor.n;
 }
 
 template <bool kWhole>
@@ -144,7 +155,7 @@ DEVICE double squares_of_lane(const AdamwTensor& tensor, int64_t i) {
   double sum = 0;
 #pragma unroll(kWhole ? kLinesAtOnce : 1)
   for (int line = 0; line < kLines; ++line, i += kLineOfWarp) {
-    const Floats grad = load_floats<kWhole>(tensor.grad + i, tensor.n - i);
+    const Floats grad = load_floats<kWhole, Use::kAgain>(tensor.grad + i, tensor.n - i);
 #pragma unroll
     for (int k = 0; k < kVector; ++k) {
       const double g = static_cast<double>(grad.element[k]);
@@ -168,8 +179,9 @@ norm_kernel(const __grid_constant__ Table<kTensors> table) {
   for (int64_t tile = global_warp(); tile < table.n_tiles; tile += n_warps) {
     const AdamwTensor& tensor = table.tensors[tensor_of(table, tile)];
     const int64_t first = (tile - tensor.first_tile) * kAdamwTile;
-    double sum = is_whole(tensor, first) ? squares_of_lane<true>(tensor, first + lane * kVector)
-                                         : squares_of_lane<false>(tensor, first + lane * kVector);
+    double sum = is_whole(tensor, first, kAdamwTile)
+                     ? squares_of_lane<true>(tensor, first + lane * kVector)
+                     : squares_of_lane<false>(tensor, first + lane * kVector);
     sum = warp_sum(sum);
     if (lane == 0) store_for_others(table.sums + table.before + tile, sum);
   }
@@ -227,16 +239,12 @@ DEVICE void update_line(const AdamwTensor& tensor, const AdamwFactors& factors, 
                         int64_t i) {
   const int64_t n = tensor.n - i;
   const auto root = [](float x) { return std::sqrt(x); };
-  Floats grad, a;
-  if constexpr (kWhole) {
-    grad = load_streaming(reinterpret_cast<const Floats*>(tensor.grad + i));
-  } else {
-    grad = load_floats<false>(tensor.grad + i, n);
-  }
-  Floats p = load_floats<kWhole>(tensor.param + i, n);
-  Floats m = load_floats<kWhole>(tensor.exp_avg + i, n);
-  Floats v = load_floats<kWhole>(tensor.exp_avg_sq + i, n);
-  if constexpr (kAverage) a = load_floats<kWhole>(tensor.average + i, n);
+  const Floats grad = load_floats<kWhole, Use::kOnce>(tensor.grad + i, n);
+  Floats p = load_floats<kWhole, Use::kAgain>(tensor.param + i, n);
+  Floats m = load_floats<kWhole, Use::kOnce>(tensor.exp_avg + i, n);
+  Floats v = load_floats<kWhole, Use::kOnce>(tensor.exp_avg_sq + i, n);
+  Floats a;
+  if constexpr (kAverage) a = load_floats<kWhole, Use::kOnce>(tensor.average + i, n);
 #pragma unroll
   for (int k = 0; k < kVector; ++k) {
     adamw_update(p.element[k], grad.element[k], m.element[k], v.element[k], scale, factors, root);
@@ -245,18 +253,18 @@ DEVICE void update_line(const AdamwTensor& tensor, const AdamwFactors& factors, 
       a.element[k] = factors.average == 1.0f ? now : old + factors.average * (now - old);
     }
   }
-  store_floats<kWhole>(tensor.param + i, p, n);
-  store_floats<kWhole>(tensor.exp_avg + i, m, n);
-  store_floats<kWhole>(tensor.exp_avg_sq + i, v, n);
+  store_floats<kWhole, Use::kAgain>(tensor.param + i, p, n);
+  store_floats<kWhole, Use::kOnce>(tensor.exp_avg + i, m, n);
+  store_floats<kWhole, Use::kOnce>(tensor.exp_avg_sq + i, v, n);
   if constexpr (kShadow) store_shadow<kWhole>(static_cast<bfloat16*>(tensor.shadow) + i, p, n);
-  if constexpr (kAverage) store_floats<kWhole>(tensor.average + i, a, n);
+  if constexpr (kAverage) store_floats<kWhole, Use::kOnce>(tensor.average + i, a, n);
 }
 
 template <bool kShadow, bool kAverage, bool kWhole>
-DEVICE void update_tile(const AdamwTensor& tensor, const AdamwFactors& factors, float scale,
-                        int64_t i) {
+DEVICE void update_piece(const AdamwTensor& tensor, const AdamwFactors& factors, float scale,
+                         int64_t i) {
 #pragma unroll 1
-  for (int line = 0; line < kLines; ++line, i += kLineOfWarp) {
+  for (int line = 0; line < kLines / kPieces; ++line, i += kLineOfWarp) {
     update_line<kShadow, kAverage, kWhole>(tensor, factors, scale, i);
   }
 }
@@ -270,16 +278,18 @@ update_kernel(const __grid_constant__ Table<kTensors> table) {
   const float scale = shared.scale;
   const int lane = thread_index() % kWarpThreads;
   const int64_t n_warps = int64_t{grid_size()} * kWarps;
-  for (int64_t turn = global_warp(); turn < table.n_tiles && !skip; turn += n_warps) {
-    const int64_t tile = table.n_tiles - 1 - turn;
-    const int index = tensor_of(table, tile);
+  const int64_t n_pieces = table.n_tiles * kPieces;
+  for (int64_t turn = global_warp(); turn < n_pieces && !skip; turn += n_warps) {
+    const int64_t piece = n_pieces - 1 - turn;
+    const int index = tensor_of(table, piece / kPieces);
     const AdamwTensor& tensor = table.tensors[index];
     const AdamwFactors factors = shared.factors[index];
-    const int64_t first = (tile - tensor.first_tile) * kAdamwTile, i = first + lane * kVector;
-    if (is_whole(tensor, first)) {
-      update_tile<kShadow, kAverage, true>(tensor, factors, scale, i);
+    const int64_t first = (piece - tensor.first_tile * kPieces) * kPiece;
+    const int64_t i = first + lane * kVector;
+    if (is_whole(tensor, first, kPiece)) {
+      update_piece<kShadow, kAverage, true>(tensor, factors, scale, i);
     } else {
-      update_tile<kShadow, kAverage, false>(tensor, factors, scale, i);
+      update_piece<kShadow, kAverage, false>(tensor, factors, scale, i);
     }
   }
   if (!is_last_block(table.ticket, &shared.last)) return;
@@ -335,7 +345,8 @@ cudaError_t launch_all(const LayerwiseAdamw& params, cudaStream_t stream) {
     for (int64_t first = 0; first < params.n_tensors; first += kTensors) {
       const Table<kTensors> table = table_of<kTensors>(params, first);
       Launch shape{1, kThreads, is_norm ? sizeof(NormShared) : update_bytes, stream, false};
-      const int64_t threads = std::max<int64_t>(table.n_tiles, 1) * kWarpThreads;
+      const int64_t n_warps = std::max<int64_t>(table.n_tiles, 1) * (is_norm ? 1 : kPieces);
+      const int64_t threads = n_warps * kWarpThreads;
       cudaError_t error = grid_stride_blocks(threads, kThreads, kBlocksPerSm, &shape.blocks);
       if (error != cudaSuccess) return error;
       error = launch(is_norm ? norm_kernel<kTensors> : update, shape, table);

@@ -1,10 +1,11 @@
 """Triton kernels of the optimizer's step: the norm of all gradients, and the update.
 
-Work is cut into tiles of TILE elements of one tensor; a program takes one. The table has a row of
-ROW int64 numbers for each tensor (columns below: addresses, then sizes), and a last one with the
-bits of max_grad_norm and average_weight as float64. Squares, sums and factors are float64, the
-update float32. A tile's sum and the sum over tiles have fixed orders: the same bits on every run.
-The formula, and why it is written this way: csrc/adamw.h.
+Work is cut into tiles of TILE elements of one tensor; a program takes one, LINE elements at a time.
+The table has a row of ROW int64 numbers for each tensor (columns below: addresses, sizes), and a
+last one with the bits of max_grad_norm and average_weight as float64. Squares, sums and factors are
+float64, the update float32. A tile's sum and the sum over tiles have fixed orders: the same bits on
+every run. Tiles that are full go without masks, so that aligned ones move 16 bytes at a time. The
+formula, and why it is written this way: csrc/adamw.h.
 """
 
 from __future__ import annotations
@@ -67,6 +68,33 @@ def _arrives_last(ticket_ptr, n_programs):
     return last
 
 
+@triton.jit
+def _load(pointer, offs, size, WHOLE: tl.constexpr):
+    if WHOLE:
+        values = tl.load(pointer + offs)
+    else:
+        values = tl.load(pointer + offs, mask=offs < size, other=0.0)
+    return values
+
+
+@triton.jit
+def _store(pointer, offs, size, values, WHOLE: tl.constexpr):
+    if WHOLE:
+        tl.store(pointer + offs, values)
+    else:
+        tl.store(pointer + offs, values, mask=offs < size)
+
+
+@triton.jit
+def _squares(grad_ptr, first, size, TILE: tl.constexpr, LINE: tl.constexpr, WHOLE: tl.constexpr):
+    sums = tl.zeros((LINE,), tl.float64)
+    for line in range(0, TILE, LINE):
+        offs = first + line + tl.arange(0, LINE)
+        grad = _load(grad_ptr, offs, size, WHOLE).to(tl.float64)
+        sums += grad * grad
+    return tl.sum(sums)
+
+
 @triton.jit(do_not_specialize=["n_tensors", "n_tiles"])
 def _adamw_norm_kernel(
     sums_ptr,
@@ -78,6 +106,7 @@ def _adamw_norm_kernel(
     n_tiles,
     TENSORS: tl.constexpr,
     TILE: tl.constexpr,
+    LINE: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
     """Write the norm of the unscaled gradients to norm, the sum of all squares to sums[n_tiles].
@@ -86,18 +115,19 @@ def _adamw_norm_kernel(
     """
     tile = tl.program_id(0)
     row_ptr = _row_of_tile(table_ptr, tile, n_tensors, TENSORS)
-    first = (tile - tl.load(row_ptr + FIRST_TILE)) * TILE
-    offs = first + tl.arange(0, TILE)
+    first, size = (tile - tl.load(row_ptr + FIRST_TILE)) * TILE, tl.load(row_ptr + SIZE)
     grad_ptr = _pointer(row_ptr, GRAD, tl.float32, ALIGNED)
-    grad = tl.load(grad_ptr + offs, mask=offs < tl.load(row_ptr + SIZE), other=0.0).to(tl.float64)
-    tl.store(sums_ptr + tile, tl.sum(grad * grad))
+    if first + TILE <= size:
+        tl.store(sums_ptr + tile, _squares(grad_ptr, first, size, TILE, LINE, True))
+    else:
+        tl.store(sums_ptr + tile, _squares(grad_ptr, first, size, TILE, LINE, False))
     if _arrives_last(ticket_ptr, tl.num_programs(0)):
-        sums = tl.zeros((TILE,), tl.float64)
+        sums = tl.zeros((LINE,), tl.float64)
         begin = 0
         while begin < n_tiles:
-            at = begin + tl.arange(0, TILE)
+            at = begin + tl.arange(0, LINE)
             sums += tl.load(sums_ptr + at, mask=at < n_tiles, other=0.0, cache_modifier=".cg")
-            begin += TILE
+            begin += LINE
         total = tl.sum(sums)
         tl.store(sums_ptr + n_tiles, total)
         tl.store(norm_ptr, (tl.sqrt(total) * _inverse_scale(grad_scale_ptr)).to(tl.float32))
@@ -147,37 +177,59 @@ def _factors(row_ptr, layers_ptr):
 
 
 @triton.jit
-def _update_average(row_ptr, scalars_ptr, offs, mask, p, ALIGNED: tl.constexpr):
-    n_ptr = _pointer(row_ptr, N_AVERAGED, tl.float32, False)
-    n_averaged = tl.load(n_ptr).to(tl.float64) + 1.0
+def _average_weight(row_ptr, scalars_ptr):
+    # Of the parameter in the average; 1 replaces it.
+    n_averaged = tl.load(_pointer(row_ptr, N_AVERAGED, tl.float32, False)).to(tl.float64) + 1.0
     newest = tl.load(scalars_ptr + AVERAGE_WEIGHT).to(tl.float64, bitcast=True)
-    weight = tl.where(newest == 0.0, 1.0 / n_averaged, newest).to(tl.float32)
-    average_ptr = _pointer(row_ptr, AVERAGE, tl.float32, ALIGNED) + offs
-    a = tl.load(average_ptr, mask=mask, other=0.0)
-    tl.store(average_ptr, tl.where(n_averaged > 1.0, a + weight * (p - a), p), mask=mask)
+    weight = tl.where(newest == 0.0, 1.0 / n_averaged, newest)
+    return tl.where(n_averaged == 1.0, 1.0, weight).to(tl.float32)
 
 
 @triton.jit
-def _update_tile(row_ptr, layers_ptr, offs, mask, scale, ALIGNED: tl.constexpr):
-    # Returns the new parameters.
+def _update_tile(
+    row_ptr,
+    layers_ptr,
+    scalars_ptr,
+    first,
+    size,
+    scale,
+    TILE: tl.constexpr,
+    LINE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    WHOLE: tl.constexpr,
+    HAS_SHADOW: tl.constexpr,
+    HAS_AVERAGE: tl.constexpr,
+):
     weight1, weight2, step_size, eps, decay = _factors(row_ptr, layers_ptr)
-    param_ptr = _pointer(row_ptr, PARAM, tl.float32, ALIGNED) + offs
-    grad_ptr = _pointer(row_ptr, GRAD, tl.float32, ALIGNED) + offs
-    m_ptr = _pointer(row_ptr, EXP_AVG, tl.float32, ALIGNED) + offs
-    v_ptr = _pointer(row_ptr, EXP_AVG_SQ, tl.float32, ALIGNED) + offs
-    g = tl.load(grad_ptr, mask=mask, other=0.0) * scale
-    p = tl.load(param_ptr, mask=mask, other=0.0)
-    m = tl.load(m_ptr, mask=mask, other=0.0)
-    v = tl.load(v_ptr, mask=mask, other=0.0)
-    m = (m - weight1 * m) + weight1 * g
-    v = (v - weight2 * v) + (weight2 * g) * g
-    # Beyond the mask 0 / 0 would be NaN; nothing of it is stored.
-    quotient = tl.div_rn(m, tl.where(mask, tl.sqrt_rn(v) + eps, 1.0))
-    p = p - (decay * p + step_size * quotient)
-    tl.store(param_ptr, p, mask=mask)
-    tl.store(m_ptr, m, mask=mask)
-    tl.store(v_ptr, v, mask=mask)
-    return p
+    if HAS_AVERAGE:
+        weight = _average_weight(row_ptr, scalars_ptr)
+        average_ptr = _pointer(row_ptr, AVERAGE, tl.float32, ALIGNED)
+    if HAS_SHADOW:
+        shadow_ptr = _pointer(row_ptr, SHADOW, tl.bfloat16, ALIGNED)
+    param_ptr = _pointer(row_ptr, PARAM, tl.float32, ALIGNED)
+    grad_ptr = _pointer(row_ptr, GRAD, tl.float32, ALIGNED)
+    m_ptr = _pointer(row_ptr, EXP_AVG, tl.float32, ALIGNED)
+    v_ptr = _pointer(row_ptr, EXP_AVG_SQ, tl.float32, ALIGNED)
+    for line in range(0, TILE, LINE):
+        offs = first + line + tl.arange(0, LINE)
+        g = _load(grad_ptr, offs, size, WHOLE) * scale
+        p, m = _load(param_ptr, offs, size, WHOLE), _load(m_ptr, offs, size, WHOLE)
+        v = _load(v_ptr, offs, size, WHOLE)
+        m = (m - weight1 * m) + weight1 * g
+        v = (v - weight2 * v) + (weight2 * g) * g
+        root = tl.sqrt_rn(v) + eps
+        if not WHOLE:  # 0 / 0 is NaN where eps is 0; nothing of it is stored
+            root = tl.where(offs < size, root, 1.0)
+        p = p - (decay * p + step_size * tl.div_rn(m, root))
+        _store(param_ptr, offs, size, p, WHOLE)
+        _store(m_ptr, offs, size, m, WHOLE)
+        _store(v_ptr, offs, size, v, WHOLE)
+        if HAS_SHADOW:
+            _store(shadow_ptr, offs, size, p.to(tl.bfloat16), WHOLE)
+        if HAS_AVERAGE:
+            a = _load(average_ptr, offs, size, WHOLE)
+            a = tl.where(weight == 1.0, p, a + weight * (p - a))
+            _store(average_ptr, offs, size, a, WHOLE)
 
 
 @triton.jit(do_not_specialize=["n_tensors", "n_tiles"])
@@ -193,6 +245,7 @@ def _adamw_update_kernel(
     n_tiles,
     TENSORS: tl.constexpr,
     TILE: tl.constexpr,
+    LINE: tl.constexpr,
     ALIGNED: tl.constexpr,
     MEASURE: tl.constexpr,
     SKIP_NONFINITE: tl.constexpr,
@@ -210,21 +263,23 @@ def _adamw_update_kernel(
     scale, skip = _scale_and_skip(
         sums_ptr, scalars_ptr, grad_scale_ptr, found_inf_ptr, n_tiles, MEASURE, SKIP_NONFINITE
     )
-    offs = (tile - tl.load(row_ptr + FIRST_TILE)) * TILE + tl.arange(0, TILE)
-    mask = (offs < tl.load(row_ptr + SIZE)) & (skip == 0)
-    p = _update_tile(row_ptr, layers_ptr, offs, mask, scale, ALIGNED)
-    if HAS_SHADOW:
-        shadow_ptr = _pointer(row_ptr, SHADOW, tl.bfloat16, ALIGNED) + offs
-        tl.store(shadow_ptr, p.to(tl.bfloat16), mask=mask)
-    if HAS_AVERAGE:
-        _update_average(row_ptr, scalars_ptr, offs, mask, p, ALIGNED)
+    first, size = (tile - tl.load(row_ptr + FIRST_TILE)) * TILE, tl.load(row_ptr + SIZE)
+    if not skip:
+        if first + TILE <= size:
+            _update_tile(
+                row_ptr, layers_ptr, scalars_ptr, first, size, scale, TILE, LINE, ALIGNED, True,
+                HAS_SHADOW, HAS_AVERAGE,
+            )  # fmt: skip
+        else:
+            _update_tile(
+                row_ptr, layers_ptr, scalars_ptr, first, size, scale, TILE, LINE, ALIGNED, False,
+                HAS_SHADOW, HAS_AVERAGE,
+            )  # fmt: skip
     if _arrives_last(ticket_ptr, tl.num_programs(0)):
         if skip:
             tl.store(skipped_ptr, tl.load(skipped_ptr) + 1)
         else:
-            # Twice as many: their numbers are then not those that the tile was looked for with,
-            # which a register would hold all the while.
-            tensors = tl.arange(0, 2 * TENSORS)
+            tensors = tl.arange(0, TENSORS)
             rows_ptr = table_ptr + tensors * ROW
             _count(rows_ptr + STEP, tensors < n_tensors)
             if HAS_AVERAGE:

@@ -9,19 +9,23 @@ nothing waits for the GPU.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-#: Elements of a tile and warps of its program: a thread has 4 of every array. Not timed yet.
-TILE = 1024
+#: Elements of a tile, those that a program moves at a time, and its warps: a thread has 4 of every
+#: array under way, and forms the tile's factors in float64 once in 8 turns. Not timed yet.
+TILE, LINE = 8192, 1024
 N_WARPS = 8
 #: A program looks for its tile among so many tensors at least: other numbers below compile nothing.
 MIN_TENSORS = 32
-#: Pinned memory for the next capture, which cannot allocate any, by number of rows' elements.
-_spares: dict[int, Tensor] = {}
+#: Copies to the GPU that captures may hold, for each size of a tensor on the host.
+N_SPARES = 8
+#: The op of the library ulmfit_fast._cuda, where it was built from this version; set by _native.
+cuda_kernel: Callable[..., object] | None = None
+#: Pinned memory for captures, which cannot allocate any, by the number of elements.
+_spares: dict[int, list[Tensor]] = {}
 #: What CUDA graphs send again on every replay: it lives as long as the process.
 _captured: list[Tensor] = []
 
@@ -47,8 +51,8 @@ def layerwise_adamw_(
     average_weight: float,
 ) -> None:
     """Take the step; arguments as in reference.layerwise_adamw_."""
-    if has_cuda_kernel():
-        torch.ops.ulmfit_fast_cuda.layerwise_adamw_(
+    if cuda_kernel is not None:
+        cuda_kernel(
             params, grads, exp_avgs, exp_avg_sqs, steps, shadows, averages, n_averaged, grad_norm,
             skipped_steps, ticket, layers, layer_of, grad_scale, found_inf, max_grad_norm,
             skip_nonfinite, average_weight,
@@ -66,12 +70,13 @@ def layerwise_adamw_(
         rows, n_tiles = table_rows(addresses, [p.numel() for p in params], layer_of)
         rows += [double_bits(torch.inf if max_grad_norm is None else max_grad_norm)]
         rows += [double_bits(average_weight), *[0] * 9]
-        table = on_device(torch.tensor(rows), device)
+        table = on_device(torch.tensor(rows, device="cpu"), device)
         layers = layers if layers.device == device else on_device(layers, device)
         tiles = (len(params), n_tiles)
         wanted = {
             "TENSORS": max(MIN_TENSORS, 1 << (len(params) - 1).bit_length()),
             "TILE": TILE,
+            "LINE": LINE,
             "ALIGNED": not any(a % 16 for each in (*addresses[:4], *addresses[5:7]) for a in each),
             "num_warps": N_WARPS,
         }
@@ -86,12 +91,6 @@ def layerwise_adamw_(
             MEASURE=measure, SKIP_NONFINITE=skip_nonfinite, HAS_SHADOW=bool(shadows),
             HAS_AVERAGE=bool(averages),
         )  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def has_cuda_kernel() -> bool:
-    """Say whether the library ulmfit_fast._cuda is loaded and has the op."""
-    return hasattr(torch.ops.ulmfit_fast_cuda, "layerwise_adamw_")
 
 
 def table_rows(
@@ -122,11 +121,15 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor  # the interpreter
     n = tensor.numel()
     if not torch.cuda.is_current_stream_capturing():
-        if n not in _spares:
-            _spares[n] = torch.empty_like(tensor).pin_memory()
+        spares = _spares.setdefault(n, [])
+        while len(spares) < N_SPARES:
+            spares.append(torch.empty_like(tensor).pin_memory())
         return tensor.pin_memory().to(device, non_blocking=True)
-    if n not in _spares:
-        raise RuntimeError("layerwise_adamw_: take the step once before a CUDA graph captures it")
-    pinned = _spares.pop(n).copy_(tensor)
+    if not _spares.get(n):
+        raise RuntimeError(
+            "layerwise_adamw_: take the step before a CUDA graph captures it; a step outside of a "
+            f"capture prepares {N_SPARES} captures"
+        )
+    pinned = _spares[n].pop().copy_(tensor)
     _captured.append(pinned)
     return pinned.to(device, non_blocking=True)

@@ -17,6 +17,8 @@ REFUSED_FLAGS = {
 }
 
 
+#: What a group sets, in the order of the op's argument layers.
+SETTINGS = ("lr", "weight_decay", "beta1", "beta2", "eps")
 PLAIN = (torch.nn.Parameter, Tensor)
 
 
@@ -97,7 +99,7 @@ def check_gradient(param: Tensor, grad: Tensor, state: Mapping[str, Any]) -> Non
             f"a gradient with layout {grad.layout} is not supported; make it dense "
             "(nn.Embedding: sparse=False)"
         )
-    for name in ("gradient", "exp_avg", "exp_avg_sq"):
+    for name in ("gradient", "exp_avg", "exp_avg_sq", "ax"):
         tensor = grad if name == "gradient" else state.get(name, param)
         if tensor.shape != param.shape:
             shapes = f"{list(param.shape)}, found {list(tensor.shape)}"
@@ -130,7 +132,16 @@ def is_dense(tensor: Tensor) -> bool:
 
 def check_settings(row: Sequence[float], where: str) -> None:
     """Raise ValueError unless lr, weight_decay, beta1, beta2 and eps are in their ranges."""
-    for name, value in zip(("lr", "weight_decay", "beta1", "beta2", "eps"), row, strict=True):
+    lr, weight_decay, beta1, beta2, eps = row
+    in_range = 0.0 <= beta1 < 1.0 and 0.0 <= beta2 < 1.0
+    if (
+        in_range
+        and 0.0 <= lr < math.inf
+        and 0.0 <= weight_decay < math.inf
+        and 0.0 <= eps < math.inf
+    ):
+        return
+    for name, value in zip(SETTINGS, row, strict=True):
         is_beta = name.startswith("beta")
         if not (0.0 <= value < 1.0 if is_beta else 0.0 <= value < math.inf):
             expected = "in [0, 1)" if is_beta else "0 or more"
@@ -152,10 +163,26 @@ def check_state_dict(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str
         )
     for index, (old, group) in enumerate(zip(saved_groups, groups, strict=True)):
         where = f"state dict, group {index}"
-        check_flags(old, where)
+        missing = {"lr", "betas", "eps", "weight_decay"} - old.keys()
+        if missing:
+            raise ValueError(f"{where} has no {', '.join(sorted(missing))}: it is not of AdamW")
+        if old.get("decoupled_weight_decay") is False and old["weight_decay"] != 0:
+            raise ValueError(
+                f"{where} is of Adam, whose weight decay is part of the gradient; here it is not"
+            )
         for place, (key, param) in enumerate(zip(old["params"], group["params"], strict=True)):
-            state = state_dict["state"].get(key, {})
-            for name in state.keys() & {"exp_avg", "exp_avg_sq", "ax"}:
-                if state[name].shape != param.shape:
-                    shapes = f"{list(state[name].shape)}, the parameter {list(param.shape)}"
-                    raise ValueError(f"{name_of(group, place, where)}: {name} has shape {shapes}")
+            state = state_dict["state"].get(key)
+            if state:
+                check_saved_state(state, param, name_of(group, place, where))
+
+
+def check_saved_state(state: Mapping[str, Any], param: Tensor, name: str) -> None:
+    """Raise ValueError unless the saved state of a parameter is AdamW's, and of its shape."""
+    needed = {"step", "exp_avg", "exp_avg_sq"}
+    odd = state.keys() - needed - {"ax", "n_averaged", "max_exp_avg_sq"}
+    if odd or needed - state.keys():
+        raise ValueError(f"{name}: its state is {', '.join(sorted(state))}: it is not of AdamW")
+    for key in state.keys() & {"exp_avg", "exp_avg_sq", "ax"}:
+        if state[key].shape != param.shape:
+            shapes = f"{list(state[key].shape)}, the parameter {list(param.shape)}"
+            raise ValueError(f"{name}: {key} has shape {shapes}")

@@ -11,8 +11,18 @@ from torch import Tensor
 
 from ulmfit_fast import _native
 from ulmfit_fast.optim import checks
+from ulmfit_fast.optim.copies import NUMBERS, Numbers, Shadows
+from ulmfit_fast.optim.graphs import Replayable
 from ulmfit_fast.optim.settings import LiveSettings, rows_of
-from ulmfit_fast.optim.state import State, add_average, adopt, in_layout_of, new_state, swap
+from ulmfit_fast.optim.state import (
+    LIKE_PARAM,
+    State,
+    add_average,
+    adopt,
+    in_layout_of,
+    new_state,
+    swap,
+)
 
 #: What torch.optim.AdamW keeps in a group too, so that its state dicts and ours are one format.
 ADAMW_FLAGS: dict[str, Any] = {
@@ -27,13 +37,8 @@ ADAMW_FLAGS: dict[str, Any] = {
 #: Attributes that a copy takes along.
 KEPT_BY_COPIES = (
     *("max_grad_norm", "skip_nonfinite", "averaging", "_average", "_has_shadows", "_settings"),
-    *("_shadows", "_scalars"),
+    *("_shadows", "_numbers"),
 )
-SCALARS = {
-    "grad_norm": torch.tensor(float("nan")),
-    "skipped_steps": torch.tensor(0),
-    "ticket": torch.tensor(0, dtype=torch.int32),
-}
 
 
 class Options(TypedDict, total=False):
@@ -57,7 +62,7 @@ class Live(NamedTuple):
     group: int
 
 
-class LayerwiseAdamW(torch.optim.Optimizer):
+class LayerwiseAdamW(Replayable):
     """AdamW with a parameter group for every layer, all of them in one pass.
 
         g = grad * min(1, max_grad_norm / (norm of all gradients + 1e-6))
@@ -98,7 +103,8 @@ class LayerwiseAdamW(torch.optim.Optimizer):
         NotImplementedError: parameters that are not float32, sparse gradients, DTensor.
         RuntimeError: in step(), a CUDA graph is being captured without capturable.
 
-    Works with torch's schedulers, GradScaler (no extra pass to unscale), DDP, hooks and closures.
+    Works with torch's schedulers, GradScaler (which only looks for infinities: the step divides),
+    DDP, hooks and closures.
     Numbers: norm and all factors in float64, the rest in float32, each parameter rounded once. The
         same bits on every run, for any number of threads and any grid.
     Source: Loshchilov, Hutter 2019, arXiv:1711.05101; Howard, Ruder 2018, arXiv:1801.06146, 3.2.
@@ -132,8 +138,9 @@ class LayerwiseAdamW(torch.optim.Optimizer):
         self._average = average
         self._has_shadows = bool(options.get("bf16_shadow"))
         self._settings = LiveSettings(bool(options.get("capturable")))
-        self._shadows: dict[Tensor, Tensor] = {}
-        self._scalars: dict[str, Tensor] = {}
+        self._shadows = Shadows()
+        self._numbers = Numbers()
+        self._captured = None
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         flags = {**ADAMW_FLAGS, "capturable": self._settings.capturable}
         super().__init__(params, {**defaults, "frozen": False, **flags})
@@ -143,9 +150,7 @@ class LayerwiseAdamW(torch.optim.Optimizer):
         super().add_param_group(param_group)
         where = f"group {len(self.param_groups) - 1}"
         try:
-            group = self.param_groups[-1]
-            checks.check_params(group, where)
-            checks.check_flags(group, where)
+            checks.check_params(self.param_groups[-1], where)
             rows_of(self.param_groups)
         except (ValueError, NotImplementedError):
             del self.param_groups[-1]
@@ -157,12 +162,12 @@ class LayerwiseAdamW(torch.optim.Optimizer):
 
         NaN until a step has needed it. Reading its value waits for the GPU.
         """
-        return self._scalar("grad_norm")
+        return self._numbers.last("grad_norm", self.param_groups[0]["params"][0].device)
 
     @property
     def skipped_steps(self) -> Tensor:
         """Number of steps that changed nothing; int64, 0-dim, on the device of the parameters."""
-        return self._scalar("skipped_steps")
+        return self._numbers.last("skipped_steps", self.param_groups[0]["params"][0].device)
 
     def shadow(self, param: Tensor) -> Tensor:
         """Return the bfloat16 copy of a parameter: after every step it is param.to(bfloat16).
@@ -172,18 +177,17 @@ class LayerwiseAdamW(torch.optim.Optimizer):
         """
         if not self._has_shadows:
             raise RuntimeError("no bfloat16 copies are kept: make LayerwiseAdamW(bf16_shadow=True)")
-        if param not in self._shadows:
-            self._shadows[param] = param.detach().to(torch.bfloat16)
-        return self._shadows[param]
+        return self._shadows.of(param)
 
     def sync_shadows(self) -> None:
         """Copy the parameters into their bfloat16 copies, for when something else changed them."""
-        for param, copy in self._shadows.items():
-            copy.copy_(param.detach())
+        self._shadows.sync()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Have the parameters hold their averages inside a with block; without one they stay.
+
+        bfloat16 copies follow.
 
         Raises:
             RuntimeError: the optimizer was made without average.
@@ -192,10 +196,12 @@ class LayerwiseAdamW(torch.optim.Optimizer):
             raise RuntimeError('no average is kept: make LayerwiseAdamW(average="mean")')
         pairs = [(p, s["ax"]) for p, s in self.state.items() if "ax" in s]
         swap(pairs)
+        self.sync_shadows()
         try:
             yield
         finally:
             swap(pairs)
+            self.sync_shadows()
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -223,20 +229,23 @@ class LayerwiseAdamW(torch.optim.Optimizer):
         live = self._live()
         if not live:
             return loss
+        torch.ops.ulmfit_fast.layerwise_adamw_(*self._arguments(live))
+        return loss
+
+    def _arguments(self, live: list[Live]) -> list[Any]:
+        """Return the op's arguments; makes the state that is missing."""
         device = live[0].param.device
         _native.require_kernel("layerwise_adamw_", device)
-        layers = self._settings.tensor(self.param_groups, device)
+        checks.check_max_grad_norm(self.max_grad_norm)
+        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        layers = self._settings.tensor(self.param_groups, device, capturing)
+        averages = self.averaging and self._average is not None
+        if capturing:
+            self._check_complete([each.param for each in live], averages)
         params = [each.param for each in live]
-        states = [self._state(p) for p in params]
-        averaged = states if self.averaging and self._average is not None else []
-        for state, param in zip(averaged, params, strict=False):
-            if "ax" not in state:
-                add_average(state, param)
-        scale, found_inf = (
-            None if t is None else t.to(device, torch.float32, non_blocking=True)
-            for t in (getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        )
-        torch.ops.ulmfit_fast.layerwise_adamw_(
+        states = [self._state(p, averages) for p in params]
+        averaged = states if averages else []
+        arguments = [
             params,
             [each.grad for each in live],
             [s["exp_avg"] for s in states],
@@ -245,16 +254,21 @@ class LayerwiseAdamW(torch.optim.Optimizer):
             [self.shadow(p) for p in params] if self._has_shadows else [],
             [s["ax"] for s in averaged],
             [s["n_averaged"] for s in averaged],
-            *(self._scalar(name) for name in ("grad_norm", "skipped_steps", "ticket")),
+            *(self._numbers.on(name, device) for name in NUMBERS),
             layers,
             [each.group for each in live],
-            scale,
-            found_inf,
+            *(
+                # Set by GradScaler.
+                None if value is None else value.to(device, torch.float32, non_blocking=True)
+                for value in (getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+            ),
             self.max_grad_norm,
             self.skip_nonfinite,
             0.0 if self._average in (None, "mean") else 1.0 - float(self._average),
-        )
-        return loss
+        ]
+        if capturing:
+            self._captured = self._held_by_graphs()
+        return arguments
 
     def _live(self) -> list[Live]:
         """Return what this step moves, checked."""
@@ -281,40 +295,27 @@ class LayerwiseAdamW(torch.optim.Optimizer):
             )
         return live
 
-    @property
-    def needs_refresh(self) -> bool:
-        """Whether a setting of a group has changed since it was sent to the GPU (capturable)."""
-        return not self._settings.are_sent(self.param_groups)
-
-    def refresh(self) -> None:
-        """Send changed settings to the GPU, where the next replay of a CUDA graph reads them."""
-        self._settings.refresh(self.param_groups)
-
-    def replay(self, graph: torch.cuda.CUDAGraph) -> None:
-        """Replay a CUDA graph with this optimizer's step in it, with the settings of now.
-
-        graph.replay() alone would take the settings that were sent last.
-
-        Args:
-            graph: captured with the groups frozen as they are now.
-
-        Raises:
-            RuntimeError: groups were frozen or unfrozen since the last capture.
-        """
-        self._settings.check_replay(self.param_groups)
-        self.refresh()
-        graph.replay()
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class or of torch.optim.AdamW, on whatever device it was.
 
-        Learning rates and the other settings of the groups are loaded too, as in torch.
+        Learning rates and the other settings of the groups are loaded too, as in torch. Not in a
+        state dict: skipped_steps, averaging, and what was given to the constructor.
 
         Raises:
-            ValueError: other groups or shapes, an unsupported flag; nothing has changed then.
+            ValueError: other groups or shapes, settings out of their ranges, an unsupported flag,
+                the state of another optimizer than AdamW; nothing has changed then.
         """
-        checks.check_state_dict(state_dict, self.param_groups)
-        super().load_state_dict(state_dict)
+
+        def check(optimizer: object, state_dict: dict[str, Any]) -> None:
+            checks.check_state_dict(state_dict, self.param_groups)
+            rows_of(state_dict["param_groups"], "state dict, ")
+
+        # Behind the user's own hooks, which may still make it fit.
+        hook = self.register_load_state_dict_pre_hook(check)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
         self.sync_shadows()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -331,15 +332,14 @@ class LayerwiseAdamW(torch.optim.Optimizer):
         for param, kept in self.state.items():
             adopt(kept, param)
 
-    def _state(self, param: Tensor) -> State:
+    def _state(self, param: Tensor, averages: bool) -> State:
+        """Return the state of a parameter, complete and in its memory layout."""
         state: State = self.state[param]
         if "exp_avg" not in state:
             state.update(new_state(param))
+        if averages and "ax" not in state:
+            add_average(state, param)
+        for name in LIKE_PARAM:
+            if name in state:
+                state[name] = in_layout_of(state[name], param)
         return state
-
-    def _scalar(self, name: str) -> Tensor:
-        """Return grad_norm, skipped_steps or ticket, on the device of the parameters."""
-        device = self.param_groups[0]["params"][0].device
-        if name not in self._scalars or self._scalars[name].device != device:
-            self._scalars[name] = SCALARS[name].to(device, copy=True)
-        return self._scalars[name]

@@ -8,42 +8,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ulmfit_fast.optim.checks import check_settings, name_of
+from ulmfit_fast.optim.checks import SETTINGS, check_flags, check_settings, name_of
 
 Groups = Sequence[Mapping[str, Any]]
 
 
-def rows_of(groups: Groups) -> tuple[list[list[float]], list[tuple[int, int, Tensor]]]:
+def rows_of(
+    groups: Groups, place: str = ""
+) -> tuple[list[list[float]], list[tuple[int, int, Tensor]]]:
     """Return lr, weight_decay, beta1, beta2 and eps of every group.
 
     Args:
         groups: parameter groups; lr and betas may be tensors with one element.
+        place: what to call the place of the groups in an error, such as "state dict, ".
 
     Returns:
         rows: one for each group; 0 where the number is in the memory of a GPU.
         elsewhere: row, column and tensor of those numbers.
 
     Raises:
-        ValueError: a setting out of its range, or a tensor of more than one element.
+        ValueError: a setting that is no number, or out of its range; a flag that is not supported.
     """
     rows, elsewhere = [], []
     for index, group in enumerate(groups):
-        row = []
-        settings = (group["lr"], group["weight_decay"], *group["betas"], group["eps"])
-        for column, value in enumerate(settings):
-            if isinstance(value, Tensor):
-                if value.numel() != 1:
-                    raise ValueError(
-                        f"group {index}: lr and betas are numbers or tensors with one element, "
-                        f"found a tensor of shape {list(value.shape)}"
-                    )
-                if value.device.type != "cpu":
+        where = f"{place}group {index}"
+        check_flags(group, where)
+        betas = group["betas"]
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise ValueError(f"{where}: betas is {betas!r}; give two numbers")
+        row = [group["lr"], group["weight_decay"], *betas, group["eps"]]
+        if not all(type(value) is float for value in row):
+            for column, value in enumerate(row):
+                if isinstance(value, Tensor) and value.numel() == 1 and value.device.type != "cpu":
                     elsewhere.append((index, column, value))
                     value = 0.0
-            row.append(float(value))
-        check_settings(row, f"group {index}")
+                row[column] = number(value, f"{where}: {SETTINGS[column]}")
+        check_settings(row, where)
         rows.append(row)
     return rows, elsewhere
+
+
+def number(value: Any, name: str) -> float:
+    """Return a setting as a float.
+
+    Raises:
+        ValueError: it is no number, nor a tensor with one element on the CPU.
+    """
+    if isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1):
+        return float(value)
+    found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    raise ValueError(f"{name} is {found}; give a number or a tensor with one element")
 
 
 class LiveSettings:
@@ -57,9 +71,8 @@ class LiveSettings:
         self.capturable = capturable
         self.table: Tensor | None = None
         self.sent: list[list[float]] = []
-        self.captured: list[tuple[int, int]] | None = None
 
-    def tensor(self, groups: Groups, device: torch.device) -> Tensor:
+    def tensor(self, groups: Groups, device: torch.device, capturing: bool) -> Tensor:
         """Return the tensor for a step on a device.
 
         Raises:
@@ -68,13 +81,10 @@ class LiveSettings:
                 settings for ever.
         """
         rows, elsewhere = rows_of(groups)
-        if device.type == "cpu":
-            return torch.tensor(rows, dtype=torch.float64)
-        capturing = torch.cuda.is_current_stream_capturing()
         if capturing:
             self._check_capture(groups, rows)
-        if not (self.capturable or elsewhere):
-            return torch.tensor(rows, dtype=torch.float64)
+        if device.type == "cpu" or not (self.capturable or elsewhere):
+            return torch.tensor(rows, dtype=torch.float64, device="cpu")
         table = self.table
         if table is None or not capturing:
             table = self.send(rows, device)
@@ -90,7 +100,8 @@ class LiveSettings:
             self.table, self.sent = table, []
         if rows != self.sent:
             # torch keeps pinned memory from being used again before the copy is done.
-            table.copy_(torch.tensor(rows, dtype=torch.float64).pin_memory(), non_blocking=True)
+            pinned = torch.tensor(rows, dtype=torch.float64, device="cpu").pin_memory()
+            table.copy_(pinned, non_blocking=True)
             self.sent = rows
         return table
 
@@ -102,13 +113,6 @@ class LiveSettings:
         """Send the groups' settings where the last step read them."""
         if self.table is not None:
             self.send(rows_of(groups)[0], self.table.device)
-
-    def check_replay(self, groups: Groups) -> None:
-        """Raise RuntimeError if groups were frozen or unfrozen since the last capture."""
-        if self.captured is not None and self.captured != unfrozen(groups):
-            raise RuntimeError(
-                "groups were frozen or unfrozen since the CUDA graph was captured: capture another"
-            )
 
     def _check_capture(self, groups: Groups, rows: list[list[float]]) -> None:
         if not self.capturable:
@@ -129,9 +133,3 @@ class LiveSettings:
                 "settings changed since the last step, and a capture cannot send them: call "
                 "refresh() before the CUDA graph is captured"
             )
-        self.captured = unfrozen(groups)
-
-
-def unfrozen(groups: Groups) -> list[tuple[int, int]]:
-    """Return group and id of every parameter of the groups that are not frozen."""
-    return [(i, id(p)) for i, g in enumerate(groups) if not g["frozen"] for p in g["params"]]
