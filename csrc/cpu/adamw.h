@@ -4,9 +4,10 @@
 //
 // Memory    sum of squares: 4 B an element read. Update: 16 B read, 12 B written, and 2 B of the bfloat16
 //           copy, 8 B of the average. Nothing is read twice; 4 to 6 streams go in step.
-// Numbers   squares are summed in float64, so that no finite float32 overflows or vanishes. Elements beyond
-//           the last whole vector go through a padded one: an element's result does not depend on
-//           where it stands.
+// Numbers   squares are summed in float32 over runs of 32, above that in float64; a tile whose squares
+//           overflow float32, or are near to vanish in it, is summed again in float64 throughout.
+//           Elements beyond the last whole vector go through a padded one: an element's result does
+//           not depend on where it stands.
 
 #if ULMFIT_FAST_VECTOR == 64
 ULMFIT_FAST_INLINE Vector<float> square_root(const Vector<float>& x) {
@@ -71,19 +72,25 @@ inline double wide_sum_of_squares(const float* grad, int64_t n) {
 }
 
 inline double sum_of_squares(const AdamwTensor& tensor, int64_t first, int64_t last) {
-  constexpr int kTerms = 32;  // of a float32 sum
-  constexpr int64_t kChunk = int64_t{kTerms} * kChains * kLanes<float>;
+  // Sums of kTerms squares are added kRuns at a time in float32, so that an error is that of twelve
+  // roundings, not of 32; what they add up to goes on in float64.
+  constexpr int kTerms = 8, kRuns = 4;
+  constexpr int64_t kRun = int64_t{kTerms} * kChains * kLanes<float>, kChunk = kRuns * kRun;
   Vector<double> sums[kChains] = {};
   const auto add_chunk = [&sums](const float* grad) {
     Vector<float> squares[kChains] = {};
-    for (int term = 0; term < kTerms; ++term) {
+    for (int run = 0; run < kRuns; ++run, grad += kRun) {
+      Vector<float> of_run[kChains] = {};
+      for (int term = 0; term < kTerms; ++term) {
 #pragma GCC unroll 8
-      for (int k = 0; k < kChains; ++k) {
-        const float* source = grad + (term * kChains + k) * kLanes<float>;
-        prefetch(source);
-        const Vector<float> g = load(source);
-        squares[k] += g * g;
+        for (int k = 0; k < kChains; ++k) {
+          const float* source = grad + (term * kChains + k) * kLanes<float>;
+          prefetch(source);
+          const Vector<float> g = load(source);
+          of_run[k] += g * g;
+        }
       }
+      for (int k = 0; k < kChains; ++k) squares[k] += of_run[k];
     }
     float stored[kChains * kLanes<float>];
     for (int k = 0; k < kChains; ++k) store(stored + k * kLanes<float>, squares[k]);

@@ -123,19 +123,22 @@ def kernels_of(step: Callable[[], object]) -> list[str]:
         step()
         torch.cuda.synchronize()
     kind = torch.autograd.DeviceType.CUDA
-    return [event.name for event in profiler.events() if event.device_type == kind]
+    events = [e for e in profiler.events() if e.device_type == kind and not e.is_user_annotation]
+    return [event.name for event in events]
 
 
 def test_gpu_step_is_two_launches_and_one_without_clipping(backend: str) -> None:
     params = gpu_params()
-    both = kernels_of(LayerwiseAdamW(groups_of(params), max_grad_norm=0.5).step)
-    alone = kernels_of(LayerwiseAdamW(groups_of(params), skip_nonfinite=False).step)
-    copies = [name for name in (*both, *alone) if "memcpy" in name.lower()]
-    if backend == "triton":  # its table and the layers' settings
-        both, alone = ([n for n in names if n not in copies] for names in (both, alone))
-    else:
-        assert not copies
-    assert (len(both), len(alone)) == (2, 1), (both, alone)
+    made = {
+        "clipping": LayerwiseAdamW(groups_of(params), max_grad_norm=0.5, skip_nonfinite=False),
+        "skipping": LayerwiseAdamW(groups_of(params)),
+        "neither": LayerwiseAdamW(groups_of(params), skip_nonfinite=False),
+    }
+    found = {name: kernels_of(optimizer.step) for name, optimizer in made.items()}
+    copies = [n for names in found.values() for n in names if "memcpy" in n.lower()]
+    assert bool(copies) == (backend == "triton")  # its table and the layers' settings
+    launches = {name: len([n for n in names if n not in copies]) for name, names in found.items()}
+    assert launches == {"clipping": 2, "skipping": 2, "neither": 1}, found
 
 
 def test_gpu_step_waits_for_nothing_and_allocates_nothing_new() -> None:
@@ -238,39 +241,70 @@ def test_gpu_graph_replays_equal_eager_steps_while_settings_change() -> None:
     assert torch.equal(optimizer.last_grad_norm, eager.last_grad_norm)
 
 
-def test_gpu_replay_after_unfreezing_is_refused() -> None:
+def unfreeze(optimizer: LayerwiseAdamW) -> None:
+    optimizer.param_groups[0]["frozen"] = False
+
+
+def load(optimizer: LayerwiseAdamW) -> None:
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def clip_harder(optimizer: LayerwiseAdamW) -> None:
+    optimizer.max_grad_norm = 0.1
+
+
+def stop_averaging(optimizer: LayerwiseAdamW) -> None:
+    optimizer.averaging = False
+
+
+@pytest.mark.parametrize("spoil", [unfreeze, load, clip_harder, stop_averaging])
+def test_gpu_replay_of_what_is_no_more_is_refused(spoil: Callable[[LayerwiseAdamW], None]) -> None:
     params = gpu_params()
-    optimizer = LayerwiseAdamW(groups_of(params), capturable=True)
+    optimizer = LayerwiseAdamW(
+        groups_of(params), max_grad_norm=0.5, average="mean", capturable=True
+    )
     optimizer.param_groups[0]["frozen"] = True
     graph = captured(optimizer)
     optimizer.replay(graph)
-    optimizer.param_groups[0]["frozen"] = False
-    with pytest.raises(RuntimeError, match=r"frozen or unfrozen since .* capture another"):
+    spoil(optimizer)
+    with pytest.raises(RuntimeError, match=r"since the CUDA graph was captured: capture another"):
         optimizer.replay(graph)
 
 
-@pytest.mark.parametrize("mistake", ["not capturable", "no gradient", "settings changed"])
+@pytest.mark.parametrize(
+    "mistake",
+    ["not capturable", "no gradient", "settings changed", "unfrozen", "averaging", "first step"],
+)
 def test_gpu_capture_that_would_go_wrong_in_silence_is_refused(mistake: str) -> None:
     params = gpu_params()
-    optimizer = LayerwiseAdamW(groups_of(params), capturable=mistake != "not capturable")
-    optimizer.step()
+    optimizer = LayerwiseAdamW(
+        groups_of(params), average="mean", capturable=mistake != "not capturable"
+    )
+    optimizer.averaging = False
+    optimizer.param_groups[0]["frozen"] = mistake == "unfrozen"
+    if mistake != "first step":
+        optimizer.step()
     if mistake == "no gradient":
         params[1].grad = None
     elif mistake == "settings changed":
         change(optimizer, 3)
+    optimizer.param_groups[0]["frozen"] = False
+    optimizer.averaging = mistake == "averaging"
     before = [p.detach().clone() for p in params]
     messages = {
         "not capturable": r"make LayerwiseAdamW\(capturable=True\)",
         "no gradient": "group 1, parameter 0 has no gradient, and the CUDA graph",
         "settings changed": r"call refresh\(\) before the CUDA graph is captured",
+        "first step": r"call refresh\(\) before the CUDA graph is captured",
     }
+    message = messages.get(mistake, "has no state yet, .* take a step before the capture")
     graph = torch.cuda.CUDAGraph()
-    with pytest.raises(RuntimeError, match=messages[mistake]), torch.cuda.graph(graph):
+    with pytest.raises(RuntimeError, match=message), torch.cuda.graph(graph):
         optimizer.step()
     assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
 
 
-def test_gpu_grad_scaler_skips_and_halves_without_a_pass_of_its_own() -> None:
+def test_gpu_grad_scaler_skips_and_halves() -> None:
     params = gpu_params()
     optimizer = LayerwiseAdamW(groups_of(params), max_grad_norm=0.5)
     scaler = torch.amp.GradScaler("cuda", init_scale=1024.0)
