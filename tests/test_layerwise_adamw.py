@@ -18,10 +18,10 @@ from ulmfit_fast import LayerwiseAdamW, _native, reference
 op = torch.ops.ulmfit_fast.layerwise_adamw_
 # More than this processor has is asked for: what it does not know is the last that it does.
 MOST_INSTRUCTION_SETS = 5
-#: Around the width of vectors (4, 8, 16), what is added in float32 (1024), and tiles (16384).
+#: Around the width of vectors (4, 8, 16), what is added in float32 (4096), and tiles (16384).
 SIZES = (1, 3, 4, 5, 15, 16, 17, 4095, 4096, 4097, 16_383, 16_384, 16_385)
-# Relative error of the norm: runs of 32 squares in float32, and the result's own rounding. The worst
-# of 3,000 constant gradients was 1.1e-7 (2026-11-25).
+# Relative error of the norm: runs of 32 squares in float32, and the result's own rounding. The
+# worst of 3,000 constant gradients was 1.1e-7 (2026-11-25).
 NORM_ERROR = 1.5e-7
 CASES = [
     Case(),

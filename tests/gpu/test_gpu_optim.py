@@ -295,7 +295,6 @@ def test_gpu_capture_that_would_go_wrong_in_silence_is_refused(mistake: str) -> 
         "not capturable": r"make LayerwiseAdamW\(capturable=True\)",
         "no gradient": "group 1, parameter 0 has no gradient, and the CUDA graph",
         "settings changed": r"call refresh\(\) before the CUDA graph is captured",
-        "first step": r"call refresh\(\) before the CUDA graph is captured",
     }
     message = messages.get(mistake, "has no state yet, .* take a step before the capture")
     graph = torch.cuda.CUDAGraph()

@@ -15,8 +15,6 @@ REFUSED_FLAGS = {
     "maximize": "negate the loss instead",
     "differentiable": "the step has no gradient; use torch.optim.AdamW",
 }
-
-
 #: What a group sets, in the order of the op's argument layers.
 SETTINGS = ("lr", "weight_decay", "beta1", "beta2", "eps")
 PLAIN = (torch.nn.Parameter, Tensor)

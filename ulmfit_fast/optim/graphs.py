@@ -22,7 +22,7 @@ class Replayable(torch.optim.Optimizer):
     _shadows: Shadows
     _numbers: Numbers
     #: What the last capture holds.
-    _captured: object
+    _captured: object = None
 
     @property
     def needs_refresh(self) -> bool:

@@ -140,7 +140,6 @@ class LayerwiseAdamW(Replayable):
         self._settings = LiveSettings(bool(options.get("capturable")))
         self._shadows = Shadows()
         self._numbers = Numbers()
-        self._captured = None
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         flags = {**ADAMW_FLAGS, "capturable": self._settings.capturable}
         super().__init__(params, {**defaults, "frozen": False, **flags})
@@ -238,11 +237,12 @@ class LayerwiseAdamW(Replayable):
         _native.require_kernel("layerwise_adamw_", device)
         checks.check_max_grad_norm(self.max_grad_norm)
         capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        layers = self._settings.tensor(self.param_groups, device, capturing)
         averages = self.averaging and self._average is not None
-        if capturing:
-            self._check_complete([each.param for each in live], averages)
         params = [each.param for each in live]
+        if capturing:
+            self._settings.check_capture(self.param_groups)
+            self._check_complete(params, averages)
+        layers = self._settings.tensor(self.param_groups, device, capturing)
         states = [self._state(p, averages) for p in params]
         averaged = states if averages else []
         arguments = [

@@ -77,17 +77,19 @@ class LiveSettings:
 
         Raises:
             ValueError: as rows_of.
-            RuntimeError: a graph is being captured that could never move a parameter, or would keep
-                settings for ever.
+            RuntimeError: a graph is being captured, and settings changed since they were sent.
         """
         rows, elsewhere = rows_of(groups)
-        if capturing:
-            self._check_capture(groups, rows)
         if device.type == "cpu" or not (self.capturable or elsewhere):
             return torch.tensor(rows, dtype=torch.float64, device="cpu")
         table = self.table
         if table is None or not capturing:
             table = self.send(rows, device)
+        elif rows != self.sent:
+            raise RuntimeError(
+                "settings changed since the last step, and a capture cannot send them: call "
+                "refresh() before the CUDA graph is captured"
+            )
         for index, column, value in elsewhere:
             table[index, column].copy_(value.reshape(()))
         return table
@@ -114,7 +116,8 @@ class LiveSettings:
         if self.table is not None:
             self.send(rows_of(groups)[0], self.table.device)
 
-    def _check_capture(self, groups: Groups, rows: list[list[float]]) -> None:
+    def check_capture(self, groups: Groups) -> None:
+        """Raise RuntimeError if a graph would keep settings, or not move a parameter, for ever."""
         if not self.capturable:
             raise RuntimeError(
                 "a CUDA graph would keep this step's learning rates for ever: make "
@@ -128,8 +131,3 @@ class LiveSettings:
                         'graph would never move it: freeze its group ("frozen": True) or give it a '
                         "gradient before the capture"
                     )
-        if rows != self.sent:
-            raise RuntimeError(
-                "settings changed since the last step, and a capture cannot send them: call "
-                "refresh() before the CUDA graph is captured"
-            )
