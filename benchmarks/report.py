@@ -87,8 +87,18 @@ def section(record: dict[str, Any], whole: bool) -> str:
     return "\n".join([*lines, "", conditions(record, cases), *(["", *reasons] if reasons else [])])
 
 
+def newest_of_cases(results: dict[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]]:
+    """Return of every case the newest record on a CPU and that on a GPU, for the README."""
+    newest: dict[tuple[str, bool], Path] = {}
+    for path in sorted(results, key=lambda path: path.stem.rpartition("--")[2]):
+        case = path.stem.partition("--")[0]
+        newest[case, "gpu" in results[path]["machine"]] = path
+    return {path: record for path, record in results.items() if path in newest.values()}
+
+
 def readme_text(results: dict[Path, dict[str, Any]], root: Path) -> str:
     """Return the text between the markers, without them; empty without results."""
+    results = newest_of_cases(results)
     parts = [text for record in results.values() if (text := section(record, whole=False))]
     for path in results:
         if plot.is_drawn(path):

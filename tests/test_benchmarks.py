@@ -86,6 +86,19 @@ def test_report_writes_the_newest_result_and_keeps_the_rest(
     assert text.endswith("\nafter\n")
 
 
+def test_readme_has_the_newest_machine_of_a_case_and_docs_have_all(
+    report: ModuleType, readme: Path
+) -> None:
+    write_record(readme.parent, "drop-connect--b-cpu--20261122.json", ours=99.0)
+    write_record(readme.parent, "drop-connect--a-cpu--20261123.json", ours=4.0)
+    assert run(report, readme) == 0
+    assert "| 4 | 42 | 10x |" in readme.read_text()
+    assert "99" not in readme.read_text()
+    docs = (readme.parent / "docs" / "benchmarks.md").read_text()
+    assert "| 99 | 42 |" in docs
+    assert "| 4 | 42 |" in docs
+
+
 def test_command_of_a_record_names_no_place_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     monkeypatch.setattr(sys, "argv", ["-", "--device", "cpu", f"--results={ROOT}/benchmarks"])
