@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+# More than this processor has is asked for: what it does not know is the last that it does.
+MOST_INSTRUCTION_SETS = 5
 # The tensors here are small: a second thread would mostly wait for the first.
 torch.set_num_threads(1)
 # Triton decides between compiler and interpreter when it is imported, as torch._dynamo does.
@@ -51,6 +54,31 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     return torch.device("cuda")
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Turn every operation that waits for the GPU into an error."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture(params=range(MOST_INSTRUCTION_SETS), ids=lambda n: f"instruction_set{n}")
+def _instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test on the compiled CPU kernels of every instruction set that the processor knows."""
+    library = torch.ops.ulmfit_fast_cpu
+    if not hasattr(library, "use_instruction_set"):
+        pytest.skip("no compiled CPU kernels")
+    known = library.use_instruction_set(request.param)
+    if request.param >= known:
+        library.use_instruction_set(0)
+        pytest.skip(f"this processor knows {known} instruction sets")
+    yield
+    library.use_instruction_set(0)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from lstm_calls import Case, assert_lstm_no_worse, draw, run
@@ -15,8 +13,6 @@ pytestmark = pytest.mark.skipif(
     _native.why_missing("lstm_forward", "cpu") is not None,
     reason=f"no compiled CPU kernels: {_native.why_missing('lstm_forward', 'cpu')}",
 )
-# More than this processor has is asked for: what it does not know is the last that it does.
-MOST_INSTRUCTION_SETS = 5
 SHAPES = [  # T, B, I, H: around the widths of vectors (4, 8, 16), panels (x 4), tiles and chunks
     (2, 1, 1, 1),
     (3, 2, 7, 5),
@@ -35,16 +31,6 @@ CASES = [
     Case((2, 3, 4, 700), torch.float32),
     Case((2, 3, 4, 700), torch.bfloat16),
 ]
-
-
-@pytest.fixture(params=range(MOST_INSTRUCTION_SETS), ids=lambda n: f"instruction_set{n}")
-def _instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
-    known = torch.ops.ulmfit_fast_cpu.use_instruction_set(request.param)
-    if request.param >= known:
-        torch.ops.ulmfit_fast_cpu.use_instruction_set(0)
-        pytest.skip(f"this processor knows {known} instruction sets")
-    yield
-    torch.ops.ulmfit_fast_cpu.use_instruction_set(0)
 
 
 @pytest.mark.usefixtures("_instruction_set")

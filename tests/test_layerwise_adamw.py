@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,11 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ulmfit_fast import LayerwiseAdamW, _native, reference
+from ulmfit_fast import LayerwiseAdamW, reference
 
 op = torch.ops.ulmfit_fast.layerwise_adamw_
-# More than this processor has is asked for: what it does not know is the last that it does.
-MOST_INSTRUCTION_SETS = 5
 #: Around the width of vectors (4, 8, 16), what is added in float32 (4096), and tiles (16384).
 SIZES = (1, 3, 4, 5, 15, 16, 17, 4095, 4096, 4097, 16_383, 16_384, 16_385)
 # Relative error of the norm: runs of 32 squares in float32, and the result's own rounding. The
@@ -41,19 +39,6 @@ CASES = [
     Case(found_inf=0.0, grad_scale=2.0),
     Case(((4105,),) * 40, first_step=2),
 ]
-
-
-@pytest.fixture(params=range(MOST_INSTRUCTION_SETS), ids=lambda n: f"instruction_set{n}")
-def _instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
-    reason = _native.why_missing("layerwise_adamw_", "cpu")
-    if reason is not None:
-        pytest.skip(f"no compiled CPU kernels: {reason}")
-    known = torch.ops.ulmfit_fast_cpu.use_instruction_set(request.param)
-    if request.param >= known:
-        torch.ops.ulmfit_fast_cpu.use_instruction_set(0)
-        pytest.skip(f"this processor knows {known} instruction sets")
-    yield
-    torch.ops.ulmfit_fast_cpu.use_instruction_set(0)
 
 
 @pytest.mark.usefixtures("_instruction_set")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import lstm_calls
 import pytest
 import torch
+from conftest import no_waiting
 from lstm_calls import Call, Case, assert_lstm_no_worse, run
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -53,17 +52,6 @@ def moved(call: Call, device: torch.device) -> Call:
 def same_strides(tensor: Tensor, device: torch.device) -> Tensor:
     on_gpu = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
     return on_gpu.copy_(tensor)
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Turn every operation that waits for the device into an error."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def run_ops(call: Call, seed: Tensor, keep: bool = True) -> list[Tensor]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from adamw_calls import MOVED, Case, after, assert_right, draw, flat, laid_out, odd
+from conftest import no_waiting
 from test_layerwise_adamw import CASES
 from test_optim import distance, draw_params, groups_of, run, unfreezing
 from torch import Tensor, nn
@@ -35,17 +35,6 @@ def backend(
         assert layerwise_adamw.cuda_kernel is not None, "ulmfit_fast._cuda has no layerwise_adamw_"
         assert _native.kernels["layerwise_adamw_", "cuda"] == "compiled"
     return str(request.param)
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Turn every operation that waits for the device into an error."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def on_gpu(*arguments: Any) -> None:

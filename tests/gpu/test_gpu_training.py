@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
+from conftest import no_waiting
 
 from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, TextClassifier
 from ulmfit_fast.optim import LayerwiseAdamW, layer_param_groups
@@ -16,17 +14,6 @@ from ulmfit_fast.training.trainer import ULMFiTTrainer
 pytestmark = pytest.mark.gpu
 
 CONFIG = AWDLSTMConfig(500, embed_size=64, hidden_size=96, n_layers=3)
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Turn every operation that waits for the device into an error."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def take_step(total: torch.Tensor, optimizer: LayerwiseAdamW) -> None:
