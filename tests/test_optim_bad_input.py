@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ulmfit_fast import LayerwiseAdamW
+from ulmfit_fast.optim import layer_param_groups, set_rates
 
 
 def one(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
@@ -81,6 +82,26 @@ AT_CONSTRUCTION: dict[str, tuple[Callable[[], object], type[Exception], str]] = 
         lambda: LayerwiseAdamW([one(2)], max_grad_norm=0.0),
         ValueError,
         "max_grad_norm: expected a number above 0 or None, found 0.0",
+    ),
+    "max_grad_norm of words": (
+        lambda: LayerwiseAdamW([one(2)], max_grad_norm="1"),  # type: ignore[arg-type]
+        ValueError,
+        "max_grad_norm: expected a number above 0 or None, found '1'",
+    ),
+    "max_grad_norm in a group": (
+        lambda: LayerwiseAdamW([{"params": [one(2)], "max_grad_norm": 1.0}]),
+        ValueError,
+        "group 0: max_grad_norm is of all groups together: give it to LayerwiseAdamW",
+    ),
+    "frozen by a word": (
+        lambda: LayerwiseAdamW([{"params": [one(2)], "frozen": "no"}]),
+        ValueError,
+        "group 0: frozen is 'no'; give True or False",
+    ),
+    "group without parameters": (
+        lambda: LayerwiseAdamW([{"lr": 1.0}]),
+        ValueError,
+        'group 0: expected a dict with "params", found dict',
     ),
     "average": (
         lambda: LayerwiseAdamW([one(2)], average="median"),  # type: ignore[arg-type]
@@ -246,3 +267,16 @@ def test_compiled_op_refuses_what_would_write_foreign_memory() -> None:
         arguments = draw(Case(((7, 5),))) | {name: value}
         with pytest.raises(RuntimeError, match=message):
             op(*arguments.values())
+
+
+def test_layer_param_groups_and_set_rates_name_what_is_wrong() -> None:
+    layers = {"body": [one(2)], "head": [one(3)]}
+    for wrong, message in ({"lr": -1.0}, "lr is -1.0"), ({"lr_decay": 0.0}, "lr_decay is 0.0"):
+        with pytest.raises(ValueError, match=message):
+            layer_param_groups(layers, **{"lr": 1.0, **wrong})
+    optimizer = LayerwiseAdamW(layer_param_groups(layers, lr=1.0))
+    with pytest.raises(ValueError, match="group 1 is 'head'; rates are of body"):
+        set_rates(optimizer, {"body": 0.5}, (0.9, 0.99))
+    assert [g["lr"] for g in optimizer.param_groups] == [1 / 2.6, 1.0]
+    with pytest.raises(ValueError, match="group 0 is of no layer; rates are of body"):
+        set_rates(LayerwiseAdamW([one(2)]), {"body": 0.5}, (0.9, 0.99))

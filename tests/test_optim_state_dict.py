@@ -208,3 +208,27 @@ def test_a_hook_may_regroup_a_state_dict_before_it_is_checked() -> None:
     ours.register_load_state_dict_pre_hook(regroup)
     ours.load_state_dict(together.state_dict())
     assert float(ours.state[params[4]]["step"]) == 2
+
+
+@pytest.mark.parametrize("wrong", [{}, None, {"state": {}}], ids=str)
+def test_what_is_no_state_dict_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="state dict: expected that of an optimizer"):
+        LayerwiseAdamW(draw_params()).load_state_dict(wrong)
+
+
+def test_a_count_below_0_is_refused() -> None:
+    ours = LayerwiseAdamW(draw_params())
+    run(ours, range(2))
+    spoiled = copy.deepcopy(ours.state_dict())
+    spoiled["state"][0]["step"].fill_(-3)
+    with pytest.raises(ValueError, match=r"parameter 0: step is -3\.0; it counts from 0"):
+        ours.load_state_dict(spoiled)
+
+
+def test_frozen_groups_stay_frozen_under_a_state_dict_of_torch() -> None:
+    torchs = torch.optim.AdamW(groups_of(draw_params()))
+    run(torchs, range(2))
+    ours = LayerwiseAdamW(groups_of(draw_params()))
+    ours.param_groups[1]["frozen"] = True
+    ours.load_state_dict(torchs.state_dict())
+    assert [g["frozen"] for g in ours.param_groups] == [False, True, False, False, False]

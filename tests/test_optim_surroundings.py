@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -139,3 +140,48 @@ def test_a_gradient_of_0_moves_nothing_but_by_decay() -> None:
     assert torch.equal(p, torch.full((5,), 0.95))
     assert float(optimizer.last_grad_norm) == 0
     assert int(optimizer.skipped_steps) == 0
+
+
+def test_inside_the_block_of_the_average_nothing_is_stepped_saved_or_copied() -> None:
+    params = draw_params()
+    optimizer = LayerwiseAdamW(params, lr=0.1, average="mean")
+    run(optimizer, range(3))
+    outside, average = params[0].detach().clone(), optimizer.state[params[0]]["ax"].clone()
+    saved = optimizer.state_dict()
+    with optimizer.averaged():
+        for forbidden in (
+            optimizer.step,
+            optimizer.state_dict,
+            lambda: optimizer.load_state_dict(saved),
+            lambda: copy.deepcopy(optimizer),
+        ):
+            with pytest.raises(RuntimeError, match=r"inside averaged\(\): leave its block first"):
+                forbidden()
+        with optimizer.averaged():  # an evaluation inside another
+            assert torch.equal(params[0], average)
+        assert torch.equal(params[0], average)
+    assert torch.equal(params[0], outside)
+    assert torch.equal(optimizer.state[params[0]]["ax"], average)
+    run(optimizer, range(3, 4))
+
+
+def test_norms_and_counts_that_were_kept_stay_as_they_were() -> None:
+    p = nn.Parameter(torch.ones(1))
+    optimizer = LayerwiseAdamW([p])
+    norms, counts = [], []
+    for value in (1.0, 2.0, float("nan"), 3.0):
+        p.grad = torch.full((1,), value)
+        optimizer.step()
+        norms.append(optimizer.last_grad_norm)
+        counts.append(optimizer.skipped_steps)
+    assert [float(n) for n in norms if n.isfinite()] == [1.0, 2.0, 3.0]
+    assert [int(c) for c in counts] == [0, 0, 1, 1]
+
+
+def test_averaging_needs_an_average() -> None:
+    optimizer = LayerwiseAdamW(draw_params())
+    optimizer.averaging = False
+    with pytest.raises(ValueError, match="no average is kept"):
+        optimizer.averaging = True
+    with pytest.raises(RuntimeError, match=r"make LayerwiseAdamW\(capturable=True\)"):
+        optimizer.replay(None)  # type: ignore[arg-type]

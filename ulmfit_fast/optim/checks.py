@@ -17,6 +17,8 @@ REFUSED_FLAGS = {
 }
 #: What a group sets, in the order of the op's argument layers.
 SETTINGS = ("lr", "weight_decay", "beta1", "beta2", "eps")
+#: Arguments of the optimizer that a group cannot have.
+OF_ALL_GROUPS = {"max_grad_norm", "skip_nonfinite", "bf16_shadow", "average"}
 PLAIN = (torch.nn.Parameter, Tensor)
 
 
@@ -34,10 +36,22 @@ def check_average(average: object) -> None:
         raise ValueError(f'average: expected None, "mean" or a weight in [0, 1), found {average!r}')
 
 
-def check_max_grad_norm(max_grad_norm: float | None) -> None:
-    """Raise ValueError unless max_grad_norm is above 0 or None."""
-    if max_grad_norm is not None and not max_grad_norm > 0:
-        raise ValueError(f"max_grad_norm: expected a number above 0 or None, found {max_grad_norm}")
+def check_max_grad_norm(max_grad_norm: object) -> None:
+    """Raise ValueError unless max_grad_norm is a number above 0, or None."""
+    is_bound = isinstance(max_grad_norm, int | float) and max_grad_norm > 0
+    if not (max_grad_norm is None or is_bound):
+        found = f"found {max_grad_norm!r}"
+        raise ValueError(f"max_grad_norm: expected a number above 0 or None, {found}")
+
+
+def check_group(group: object, where: str) -> None:
+    """Raise ValueError unless a group is a dict with params, and sets nothing that is of all."""
+    if not isinstance(group, dict) or "params" not in group:
+        raise ValueError(f'{where}: expected a dict with "params", found {type(group).__name__}')
+    for name in OF_ALL_GROUPS & group.keys():
+        raise ValueError(f"{where}: {name} is of all groups together: give it to LayerwiseAdamW")
+    if not isinstance(group.get("frozen", False), bool):
+        raise ValueError(f"{where}: frozen is {group['frozen']!r}; give True or False")
 
 
 def check_params(group: Mapping[str, Any], where: str) -> None:
@@ -77,7 +91,7 @@ def check_param(param: Tensor) -> None:
     if param.layout != torch.strided:
         raise NotImplementedError(f"{param.layout} is not supported; make it dense")
     if not param.is_floating_point():
-        raise ValueError(f"expected float32, found {param.dtype}")
+        raise ValueError(f"expected float32, found {param.dtype}; leave it out")
     raise NotImplementedError(
         f"expected float32, found {param.dtype}; keep float32 parameters and compute in 16 bits "
         "with torch.autocast, or use torch.optim.AdamW"
@@ -146,6 +160,12 @@ def check_settings(row: Sequence[float], where: str) -> None:
             raise ValueError(f"{where}: {name} is {value}; give a number {expected}")
 
 
+def check_is_state_dict(state_dict: object) -> None:
+    """Raise ValueError unless something has the two entries of an optimizer's state dict."""
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+        raise ValueError("state dict: expected that of an optimizer, with state and param_groups")
+
+
 def check_state_dict(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
     """Raise ValueError unless a state dict fits the parameters, before any of it is taken over.
 
@@ -180,6 +200,8 @@ def check_saved_state(state: Mapping[str, Any], param: Tensor, name: str) -> Non
     odd = state.keys() - needed - {"ax", "n_averaged", "max_exp_avg_sq"}
     if odd or needed - state.keys():
         raise ValueError(f"{name}: its state is {', '.join(sorted(state))}: it is not of AdamW")
+    if not 0 <= float(state["step"]) < math.inf:
+        raise ValueError(f"{name}: step is {float(state['step'])}; it counts from 0")
     for key in state.keys() & {"exp_avg", "exp_avg_sq", "ax"}:
         if state[key].shape != param.shape:
             shapes = f"{list(state[key].shape)}, the parameter {list(param.shape)}"

@@ -16,7 +16,7 @@ class Replayable(torch.optim.Optimizer):
 
     max_grad_norm: float | None
     skip_nonfinite: bool
-    averaging: bool
+    _averaging: bool
     _has_shadows: bool
     _settings: LiveSettings
     _shadows: Shadows
@@ -42,8 +42,11 @@ class Replayable(torch.optim.Optimizer):
             graph: the one captured last.
 
         Raises:
-            RuntimeError: something that the graph holds is not what the optimizer has now.
+            RuntimeError: something that the graph holds is not what the optimizer has now, or the
+                optimizer is not capturable.
         """
+        if not self._settings.capturable:
+            raise RuntimeError("no graph can hold this step: make LayerwiseAdamW(capturable=True)")
         if self._captured is not None and self._captured != self._held_by_graphs():
             raise RuntimeError(
                 "groups were frozen or unfrozen, a state dict was loaded, or max_grad_norm, "
@@ -68,7 +71,7 @@ class Replayable(torch.optim.Optimizer):
 
     def _held_by_graphs(self) -> object:
         """Return everything that a CUDA graph of a step holds: options, and addresses."""
-        options = (self.max_grad_norm, self.skip_nonfinite, self.averaging)
+        options = (self.max_grad_norm, self.skip_nonfinite, self._averaging)
         tensors: list[Tensor | None] = [self._settings.table]
         tensors += [value for _, _, value in rows_of(self.param_groups)[1]]
         for group in self.param_groups:

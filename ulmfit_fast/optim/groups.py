@@ -30,8 +30,15 @@ def layer_param_groups(
         weight_decay: decoupled, multiplied by each group's rate.
         undecayed: parameters without weight decay; a layer that has some gets a second group.
 
+    Raises:
+        ValueError: lr below 0, or lr_decay not above 0.
+
     Source: discriminative rates: Howard, Ruder 2018, arXiv:1801.06146, section 3.2.
     """
+    for name, value, is_right in (("lr", lr, lr >= 0), ("lr_decay", lr_decay, lr_decay > 0)):
+        if not is_right:
+            least = "0 or more" if name == "lr" else "above 0"
+            raise ValueError(f"{name} is {value}; give a number {least}")
     spared = set(map(id, undecayed))
     rates = discriminative_rates(lr, len(layers), lr_decay)
     groups = []
@@ -53,7 +60,14 @@ def set_rates(
         optimizer: over layer_param_groups.
         rates: learning rate by layer.
         betas: decay rates of the moments.
+
+    Raises:
+        ValueError: a group of a layer that has no rate; nothing has changed then.
     """
+    for index, group in enumerate(optimizer.param_groups):
+        if group.get("layer") not in rates:
+            layer = repr(group["layer"]) if "layer" in group else "of no layer"
+            raise ValueError(f"group {index} is {layer}; rates are of {', '.join(rates)}")
     for group in optimizer.param_groups:
         group["lr"] = rates[group["layer"]]
         group["betas"] = betas

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 from ulmfit_fast import _native
 from ulmfit_fast.optim import checks
 from ulmfit_fast.optim.copies import NUMBERS, Numbers, Shadows
-from ulmfit_fast.optim.graphs import Replayable
 from ulmfit_fast.optim.settings import LiveSettings, rows_of
 from ulmfit_fast.optim.state import (
     LIKE_PARAM,
@@ -21,8 +19,8 @@ from ulmfit_fast.optim.state import (
     adopt,
     in_layout_of,
     new_state,
-    swap,
 )
+from ulmfit_fast.optim.views import WithViews
 
 #: What torch.optim.AdamW keeps in a group too, so that its state dicts and ours are one format.
 ADAMW_FLAGS: dict[str, Any] = {
@@ -36,7 +34,7 @@ ADAMW_FLAGS: dict[str, Any] = {
 }
 #: Attributes that a copy takes along.
 KEPT_BY_COPIES = (
-    *("max_grad_norm", "skip_nonfinite", "averaging", "_average", "_has_shadows", "_settings"),
+    *("max_grad_norm", "skip_nonfinite", "_averaging", "_average", "_has_shadows", "_settings"),
     *("_shadows", "_numbers"),
 )
 
@@ -62,7 +60,7 @@ class Live(NamedTuple):
     group: int
 
 
-class LayerwiseAdamW(Replayable):
+class LayerwiseAdamW(WithViews):
     """AdamW with a parameter group for every layer, all of them in one pass.
 
         g = grad * min(1, max_grad_norm / (norm of all gradients + 1e-6))
@@ -75,7 +73,8 @@ class LayerwiseAdamW(Replayable):
     counts the step; under lr=0 the moments move, as in torch.
 
     Args:
-        params: parameters, (name, parameter) pairs, or groups as in every torch optimizer.
+        params: parameters, (name, parameter) pairs, or groups as in every torch optimizer; a group
+            may have lr, betas, eps, weight_decay and frozen of its own.
         lr: learning rate: a number, or a tensor with one element, which is read on its device.
         betas: decay rates of the moments, in [0, 1).
         eps: added to the root of the second moment.
@@ -92,15 +91,16 @@ class LayerwiseAdamW(Replayable):
             foreach, fused: taken for scripts written for AdamW; they change nothing.
 
     Attributes:
-        max_grad_norm: may be set between steps, as the next two.
-        skip_nonfinite: see above.
-        averaging: whether steps go into the average; for NT-ASGD set it to False at first.
+        max_grad_norm: as above; may be set between steps.
+        skip_nonfinite: as above; may be set between steps.
+        averaging: whether steps go into the average; True from the start where there is one. For
+            NT-ASGD set it to False, and to True when validation stops getting better.
 
     Raises:
         ValueError: a setting out of its range, a group without parameters, a parameter twice,
             amsgrad, maximize or differentiable; in step(), parameters on several devices, or
             gradients that do not fit them.
-        NotImplementedError: parameters that are not float32, sparse gradients, DTensor.
+        NotImplementedError: parameters in float64 or 16 bits, sparse gradients, DTensor.
         RuntimeError: in step(), a CUDA graph is being captured without capturable.
 
     Works with torch's schedulers, GradScaler (which only looks for infinities: the step divides),
@@ -134,8 +134,8 @@ class LayerwiseAdamW(Replayable):
         checks.check_max_grad_norm(max_grad_norm)
         self.max_grad_norm = max_grad_norm
         self.skip_nonfinite = skip_nonfinite
-        self.averaging = average is not None
         self._average = average
+        self._averaging = average is not None
         self._has_shadows = bool(options.get("bf16_shadow"))
         self._settings = LiveSettings(bool(options.get("capturable")))
         self._shadows = Shadows()
@@ -146,6 +146,7 @@ class LayerwiseAdamW(Replayable):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in every torch optimizer; raises as the constructor does."""
+        checks.check_group(param_group, f"group {len(self.param_groups)}")
         super().add_param_group(param_group)
         where = f"group {len(self.param_groups) - 1}"
         try:
@@ -154,53 +155,6 @@ class LayerwiseAdamW(Replayable):
         except (ValueError, NotImplementedError):
             del self.param_groups[-1]
             raise
-
-    @property
-    def last_grad_norm(self) -> Tensor:
-        """Norm of the last step's unfrozen gradients, before clipping; 0-dim, on their device.
-
-        NaN until a step has needed it. Reading its value waits for the GPU.
-        """
-        return self._numbers.last("grad_norm", self.param_groups[0]["params"][0].device)
-
-    @property
-    def skipped_steps(self) -> Tensor:
-        """Number of steps that changed nothing; int64, 0-dim, on the device of the parameters."""
-        return self._numbers.last("skipped_steps", self.param_groups[0]["params"][0].device)
-
-    def shadow(self, param: Tensor) -> Tensor:
-        """Return the bfloat16 copy of a parameter: after every step it is param.to(bfloat16).
-
-        Raises:
-            RuntimeError: the optimizer was made without bf16_shadow.
-        """
-        if not self._has_shadows:
-            raise RuntimeError("no bfloat16 copies are kept: make LayerwiseAdamW(bf16_shadow=True)")
-        return self._shadows.of(param)
-
-    def sync_shadows(self) -> None:
-        """Copy the parameters into their bfloat16 copies, for when something else changed them."""
-        self._shadows.sync()
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Have the parameters hold their averages inside a with block; without one they stay.
-
-        bfloat16 copies follow.
-
-        Raises:
-            RuntimeError: the optimizer was made without average.
-        """
-        if self._average is None:
-            raise RuntimeError('no average is kept: make LayerwiseAdamW(average="mean")')
-        pairs = [(p, s["ax"]) for p, s in self.state.items() if "ax" in s]
-        swap(pairs)
-        self.sync_shadows()
-        try:
-            yield
-        finally:
-            swap(pairs)
-            self.sync_shadows()
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -221,6 +175,7 @@ class LayerwiseAdamW(Replayable):
         Raises:
             ValueError, NotImplementedError, RuntimeError: see the class; nothing has changed then.
         """
+        self._check_not_averaged("step")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -237,7 +192,7 @@ class LayerwiseAdamW(Replayable):
         _native.require_kernel("layerwise_adamw_", device)
         checks.check_max_grad_norm(self.max_grad_norm)
         capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        averages = self.averaging and self._average is not None
+        averages = self._averaging
         params = [each.param for each in live]
         if capturing:
             self._settings.check_capture(self.param_groups)
@@ -305,10 +260,15 @@ class LayerwiseAdamW(Replayable):
             ValueError: other groups or shapes, settings out of their ranges, an unsupported flag,
                 the state of another optimizer than AdamW; nothing has changed then.
         """
+        self._check_not_averaged("load_state_dict")
+        checks.check_is_state_dict(state_dict)
+        frozen = [group["frozen"] for group in self.param_groups]
 
         def check(optimizer: object, state_dict: dict[str, Any]) -> None:
             checks.check_state_dict(state_dict, self.param_groups)
             rows_of(state_dict["param_groups"], "state dict, ")
+            for index, group in enumerate(state_dict["param_groups"]):
+                frozen[index] = group.get("frozen", frozen[index])  # torch's AdamW has no such flag
 
         # Behind the user's own hooks, which may still make it fit.
         hook = self.register_load_state_dict_pre_hook(check)
@@ -316,10 +276,22 @@ class LayerwiseAdamW(Replayable):
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
+        for group, flag in zip(self.param_groups, frozen, strict=True):
+            group["frozen"] = flag
         self.sync_shadows()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return settings and state, in the format of torch.optim.AdamW.
+
+        Raises:
+            RuntimeError: inside averaged().
+        """
+        self._check_not_averaged("state_dict")
+        return super().state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything for copy and pickle; torch's own returns settings and state alone."""
+        self._check_not_averaged("a copy")
         return {**super().__getstate__(), **{k: self.__dict__[k] for k in KEPT_BY_COPIES}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
