@@ -53,6 +53,29 @@ class Case:
         return "-".join(changed).replace(" ", "") or "defaults"
 
 
+#: Around the width of vectors (4, 8, 16), what is added in float32 (4096), and tiles (16384).
+SIZES = (1, 3, 4, 5, 15, 16, 17, 4095, 4096, 4097, 16_383, 16_384, 16_385)
+#: Calls that every kernel is held to.
+CASES = [
+    Case(),
+    Case(tuple((n,) for n in SIZES), first_step=3),
+    Case(first_step=9, layout="unaligned", shadow=True, average=0.0),
+    Case(first_step=9, layout="transposed", shadow=True, average=0.1),
+    Case(first_step=99_999, max_grad_norm=None),
+    Case(max_grad_norm=None, skip_nonfinite=False, grad_scale=1024.0),
+    Case(max_grad_norm=1e9, grad_scale=1024.0, first_step=1),
+    Case(max_grad_norm=1e-3, grad_scale=1024.0, first_step=1),
+    Case(scale=-1.0, first_step=2),
+    Case(scale=1e-8),
+    Case(scale=1e-38, max_grad_norm=None),
+    Case(scale=1e19, first_step=1),
+    Case(scale=1e-25, first_step=1),
+    Case(average=0.3, shadow=True),
+    Case(found_inf=0.0, grad_scale=2.0),
+    Case(((4105,),) * 40, first_step=2),
+]
+
+
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
     """Return the same numbers contiguous, transposed, or 4 bytes beyond a multiple of 16."""
     if layout == "transposed" and tensor.dim() == 2:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from adamw_calls import MOVED, Arguments, Case, after, assert_right, draw, exactly, flat
+from adamw_calls import CASES, MOVED, Arguments, Case, after, assert_right, draw, exactly, flat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,29 +16,9 @@ from torch import Tensor
 from ulmfit_fast import LayerwiseAdamW, reference
 
 op = torch.ops.ulmfit_fast.layerwise_adamw_
-#: Around the width of vectors (4, 8, 16), what is added in float32 (4096), and tiles (16384).
-SIZES = (1, 3, 4, 5, 15, 16, 17, 4095, 4096, 4097, 16_383, 16_384, 16_385)
 # Relative error of the norm: runs of 32 squares in float32, and the result's own rounding. The
 # worst of 3,000 constant gradients was 1.1e-7 (2026-11-25).
 NORM_ERROR = 1.5e-7
-CASES = [
-    Case(),
-    Case(tuple((n,) for n in SIZES), first_step=3),
-    Case(first_step=9, layout="unaligned", shadow=True, average=0.0),
-    Case(first_step=9, layout="transposed", shadow=True, average=0.1),
-    Case(first_step=99_999, max_grad_norm=None),
-    Case(max_grad_norm=None, skip_nonfinite=False, grad_scale=1024.0),
-    Case(max_grad_norm=1e9, grad_scale=1024.0, first_step=1),
-    Case(max_grad_norm=1e-3, grad_scale=1024.0, first_step=1),
-    Case(scale=-1.0, first_step=2),
-    Case(scale=1e-8),
-    Case(scale=1e-38, max_grad_norm=None),
-    Case(scale=1e19, first_step=1),
-    Case(scale=1e-25, first_step=1),
-    Case(average=0.3, shadow=True),
-    Case(found_inf=0.0, grad_scale=2.0),
-    Case(((4105,),) * 40, first_step=2),
-]
 
 
 @pytest.mark.usefixtures("_instruction_set")

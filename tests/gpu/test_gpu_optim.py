@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from adamw_calls import MOVED, Case, after, assert_right, draw, flat, laid_out, odd
+from adamw_calls import CASES, MOVED, Case, after, assert_right, draw, flat, laid_out, odd
 from conftest import no_waiting
-from test_layerwise_adamw import CASES
 from test_optim import distance, draw_params, groups_of, run, unfreezing
 from torch import Tensor, nn
 
