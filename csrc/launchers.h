@@ -260,7 +260,8 @@ size_t lstm_flag_bytes(int64_t n_blocks);
 // Elements of a tile: what a warp takes at a time, and the sum of whose squares has a place.
 constexpr int kAdamwTile = 2048;
 
-// A whole step: layers on the host (n_layers of them) or, if layers is nullptr, in device_layers.
+// A whole step. AdamwTensor::layer is an index into layers, on the host, or, where that is nullptr,
+// into device_layers.
 struct LayerwiseAdamw {
   AdamwStep step;
   const AdamwTensor* tensors;  // on the host; first_tile counts tiles of kAdamwTile
@@ -272,7 +273,7 @@ struct LayerwiseAdamw {
   uint32_t* ticket;  // [1], 0, and 0 again afterwards
 };
 
-// Two launches for up to kAdamwMostTensors tensors, one where step.measure is false.
+// Two launches, one where step.measure is false; as many again for every further kAdamwMostTensors.
 constexpr int kAdamwMostTensors = 240;
 cudaError_t launch_layerwise_adamw(const LayerwiseAdamw& params, cudaStream_t stream);
 #endif

@@ -32,10 +32,10 @@ LAYERS = ((1e-2, 0.1, 0.7, 0.99, 1e-8), (3e-3, 0.0, 0.9, 0.999, 1e-5), (0.0, 0.3
 
 @dataclass(frozen=True)
 class Case:
-    """One call; tensor i has step i * stride + first_step behind it and layer i % 3."""
+    """One call; every tensor has first_step steps behind it, tensor i is of layer i % 3."""
 
     shapes: tuple[tuple[int, ...], ...] = ((7, 5), (), (3000,), (0,), (1,))
-    scale: float = 1e-2  # of the gradients; None draws magnitudes from 1e-12 to 1e2
+    scale: float = 1e-2  # of the gradients; below 0: magnitudes from 1e-12 to 1e2
     first_step: int = 0
     max_grad_norm: float | None = 0.5
     skip_nonfinite: bool = True

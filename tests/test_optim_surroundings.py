@@ -183,5 +183,8 @@ def test_averaging_needs_an_average() -> None:
     optimizer.averaging = False
     with pytest.raises(ValueError, match="no average is kept"):
         optimizer.averaging = True
+
+
+def test_replay_needs_a_capturable_optimizer() -> None:
     with pytest.raises(RuntimeError, match=r"make LayerwiseAdamW\(capturable=True\)"):
-        optimizer.replay(None)  # type: ignore[arg-type]
+        LayerwiseAdamW(draw_params()).replay(None)  # type: ignore[arg-type]

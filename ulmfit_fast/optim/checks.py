@@ -17,6 +17,8 @@ REFUSED_FLAGS = {
 }
 #: What a group sets, in the order of the op's argument layers.
 SETTINGS = ("lr", "weight_decay", "beta1", "beta2", "eps")
+#: What each has to stay below.
+BOUNDS = (math.inf, math.inf, 1.0, 1.0, math.inf)
 #: Arguments of the optimizer that a group cannot have.
 OF_ALL_GROUPS = {"max_grad_norm", "skip_nonfinite", "bf16_shadow", "average"}
 PLAIN = (torch.nn.Parameter, Tensor)
@@ -144,19 +146,9 @@ def is_dense(tensor: Tensor) -> bool:
 
 def check_settings(row: Sequence[float], where: str) -> None:
     """Raise ValueError unless lr, weight_decay, beta1, beta2 and eps are in their ranges."""
-    lr, weight_decay, beta1, beta2, eps = row
-    in_range = 0.0 <= beta1 < 1.0 and 0.0 <= beta2 < 1.0
-    if (
-        in_range
-        and 0.0 <= lr < math.inf
-        and 0.0 <= weight_decay < math.inf
-        and 0.0 <= eps < math.inf
-    ):
-        return
-    for name, value in zip(SETTINGS, row, strict=True):
-        is_beta = name.startswith("beta")
-        if not (0.0 <= value < 1.0 if is_beta else 0.0 <= value < math.inf):
-            expected = "in [0, 1)" if is_beta else "0 or more"
+    for name, value, bound in zip(SETTINGS, row, BOUNDS, strict=True):
+        if not 0.0 <= value < bound:
+            expected = "in [0, 1)" if bound == 1.0 else "0 or more"
             raise ValueError(f"{where}: {name} is {value}; give a number {expected}")
 
 
