@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import adamw_calls
+import loss_calls
 import pytest
 import torch
 from hypothesis import given, settings
@@ -60,8 +61,78 @@ ADAMW_CASES = [
     adamw_calls.Case(((3, 2),), grad_scale=2.0, found_inf=0.0, shadow=True, average=0.1),
     adamw_calls.Case(((3, 2), (0,)), layout="transposed", poison=math.nan),
 ]
+#: Losses: with and without what is optional, in all kinds of storage.
+LOSS_CASES = [
+    loss_calls.Case((5, 3, 7)),
+    loss_calls.Case((5, 3, 7), bias=False, reduction="sum", label_smoothing=0.1),
+    loss_calls.Case((5, 3, 7), torch.bfloat16, masters=True, layout="strided"),
+    loss_calls.Case((4, 2, 6), torch.float64, reduction="none", layout="transposed"),
+    loss_calls.Case((3, 4, 5), torch.float16, ignored=1.0, reduction="sum"),
+]
 #: Ops that no gradient passes.
-NOT_DIFFERENTIABLE = ("lstm_backward", "layerwise_adamw_")
+NOT_DIFFERENTIABLE = (
+    "activation_regularization_backward",
+    "concat_pool_backward",
+    "embedding_dropout_backward",
+    "layerwise_adamw_",
+    "linear_cross_entropy_backward",
+    "lstm_backward",
+)
+
+
+def sequences() -> list[Tensor]:
+    """Return [T, B, E] in all dtypes, one of them strided."""
+    x = torch.randn(4, 3, 5)
+    return [*(x.to(dtype) for dtype in FLOATS), torch.randn(3, 4, 5).transpose(0, 1), x[:1]]
+
+
+def activation_samples() -> list[tuple[object, ...]]:
+    seeded: list[tuple[object, ...]] = [(x, 0.3, SEED, 2.0, 1.0) for x in sequences()]
+    return [*seeded, (torch.randn(4, 3, 5), 0.0, None, 2.0, 1.0)]
+
+
+def activation_backward_samples() -> list[tuple[object, ...]]:
+    penalty = torch.tensor(1.5)
+    seeded: list[tuple[object, ...]] = [
+        (x + 1, penalty.to(reference.accumulation_dtype(x.dtype)), x, 0.3, SEED, 2.0, 1.0)
+        for x in sequences()
+    ]
+    return [*seeded, (torch.empty(0), penalty, torch.randn(4, 3, 5), 0.0, None, 2.0, 1.0)]
+
+
+def embedding_samples() -> list[tuple[object, ...]]:
+    ids = torch.tensor([[0, 1, 2], [5, 4, 1]])
+    tables = [w for t in FLOATS for w in layouts(torch.randn(6, 7).to(t)).values()]
+    dropped: list[tuple[object, ...]] = [(ids, table, 0.3, SEED, 1) for table in tables]
+    return [*dropped, (ids.t(), tables[0], 0.0, None, None), (ids[0, 0], tables[0], 0.3, SEED, 0)]
+
+
+def embedding_backward_samples() -> list[tuple[object, ...]]:
+    ids = torch.tensor([[0, 1, 2], [5, 4, 1]])
+    grads = [torch.randn(2, 3, 4).to(dtype) for dtype in FLOATS]
+    dropped: list[tuple[object, ...]] = [(grad, ids, 6, 0.3, SEED, 1) for grad in grads]
+    return [*dropped, (grads[0], ids, 9, 0.0, None, None)]
+
+
+def pool_samples() -> list[tuple[object, ...]]:
+    start, end = torch.tensor([0, 1, 3]), torch.tensor([4, 2, 4])
+    return [(x.transpose(0, 1), start, end) for x in sequences()[:-1]]
+
+
+def pool_backward_samples() -> list[tuple[object, ...]]:
+    argmax, (_, start, end) = torch.tensor([[1], [1], [3]]).repeat(1, 5), pool_samples()[0]
+    return [(torch.randn(3, 15).to(dtype), argmax, start, end, 4) for dtype in FLOATS]
+
+
+LAYER_SAMPLES = {
+    "activation_regularization": activation_samples,
+    "activation_regularization_backward": activation_backward_samples,
+    "concat_pool": pool_samples,
+    "concat_pool_backward": pool_backward_samples,
+    "embedding_dropout": embedding_samples,
+    "embedding_dropout_backward": embedding_backward_samples,
+    "variational_dropout": lambda: [(x, 0.3, SEED) for x in sequences()],
+}
 
 
 def samples(op: str, with_grad: bool) -> list[tuple[object, ...]]:
@@ -70,6 +141,14 @@ def samples(op: str, with_grad: bool) -> list[tuple[object, ...]]:
     if op == "drop_connect":
         matrices = [w for t in FLOATS for w in layouts(torch.randn(5, 7).to(t)).values()]
         return [(weight, 0.3, SEED) for weight in [*matrices, torch.randn(0), torch.randn(())]]
+    if op in LAYER_SAMPLES:
+        return LAYER_SAMPLES[op]()
+    if op.startswith("linear_cross_entropy"):
+        losses = [loss_calls.draw(case) for case in LOSS_CASES]
+        if op.endswith("backward"):
+            return [call.backward_arguments() for call in losses]
+        at_once = [c.forward_arguments(True, True) for c in losses if c.case.reduction != "none"]
+        return [*(call.forward_arguments() for call in losses), *at_once]
     calls = [draw(case) for case in LSTM_CASES]
     if op == "lstm_forward":
         saving = [call.forward_arguments() for call in calls]

@@ -96,10 +96,11 @@ def test_concat_pool_equals_pooling_each_row_alone(spans: list[tuple[int, int]])
     output = torch.randn(len(spans), 12, 3, dtype=torch.float64)
     start = torch.tensor([first for first, _ in spans])
     end = torch.tensor([first + length for first, length in spans])
-    pooled = reference.concat_pool(output, start, end)
+    pooled, argmax = reference.concat_pool(output, start, end)
     for row, (first, length) in enumerate(spans):
         x = output[row, first : first + length]
         assert torch.allclose(pooled[row], torch.cat([x[-1], x.amax(0), x.mean(0)]))
+        assert torch.equal(argmax[row], first + x.argmax(0))
 
 
 def test_linear_cross_entropy_equals_torch_and_ignores_targets() -> None:

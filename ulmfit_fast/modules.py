@@ -311,7 +311,7 @@ class EmbeddingDropout(nn.Module):
             return functional.embedding_dropout(
                 ids, self.weight, self.drop_p, seed, self.padding_idx
             )
-        return nn.functional.embedding(ids, self.weight, self.padding_idx)
+        return functional.embedding_dropout(ids, self.weight, 0.0, None, self.padding_idx)
 
     def extra_repr(self) -> str:
         """Name the sizes in repr()."""

@@ -56,12 +56,32 @@ def keep_mask(shape: torch.Size | tuple[int, ...], drop_p: float, seed: Tensor) 
         keep: bool tensor of the shape, True where the element stays.
     """
     n = torch.Size(shape).numel()
-    block = torch.arange((n + 3) // 4, device=seed.device)
-    zero = torch.zeros_like(block)
-    seed = seed.reshape(())
-    words = philox4x32((block & WORD, block >> 32, zero, zero), (seed & WORD, (seed >> 32) & WORD))
+    words = _words(torch.arange((n + 3) // 4, device=seed.device), seed)
     threshold = int(drop_p * 2**32)
     return (torch.stack(words, dim=1).flatten()[:n] >= threshold).reshape(shape)
+
+
+def keep_at(index: Tensor, drop_p: float, seed: Tensor) -> Tensor:
+    """Draw which of some elements stay: keep_mask at their places in row-major order.
+
+    Args:
+        index: int64, any shape, >= 0.
+        drop_p: chance that an element is dropped, in [0, 1).
+        seed: int64 tensor with one element, on index's device.
+
+    Returns:
+        keep: bool tensor of index's shape.
+    """
+    words = torch.stack(_words(index >> 2, seed), dim=-1)
+    word = words.gather(-1, (index & 3).unsqueeze(-1)).squeeze(-1)
+    return word >= int(drop_p * 2**32)
+
+
+def _words(block: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
+    """Return the words of blocks of four elements."""
+    zero = torch.zeros_like(block)
+    seed = seed.reshape(())
+    return philox4x32((block & WORD, block >> 32, zero, zero), (seed & WORD, (seed >> 32) & WORD))
 
 
 def drop_connect(weight: Tensor, drop_p: float, seed: Tensor) -> Tensor:

@@ -1,8 +1,4 @@
-"""Operator contracts: schema, fake and gradient of every op. No arithmetic lives here.
-
-The kernels of an op are registered in _native.py: exactly one for each kind of device. What the
-arguments and results mean stands in reference/, under the op's name.
-"""
+"""Fakes and gradients of the LSTM's ops."""
 
 from __future__ import annotations
 
@@ -12,47 +8,6 @@ import torch
 from torch import Tensor
 
 from ulmfit_fast.reference import accumulation_dtype
-
-SCHEMAS = {
-    "drop_connect": "(Tensor weight, float drop_p, Tensor seed) -> Tensor",
-    "lstm_forward": (
-        "(Tensor x, Tensor w_ih, Tensor w_hh, Tensor? bias, Tensor h0, Tensor c0, "
-        "Tensor? lengths, Tensor? seed, float drop_p, bool reverse, bool save) "
-        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
-    ),
-    "lstm_backward": (
-        "(Tensor dy, Tensor dh_n, Tensor dc_n, Tensor x, Tensor w_ih, Tensor w_hh, Tensor h0, "
-        "Tensor c0, Tensor y, Tensor c, Tensor gates, Tensor? lengths, Tensor? seed, "
-        "float drop_p, bool reverse, bool need_dx, bool need_dw) "
-        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-    ),
-    "layerwise_adamw_": (
-        "(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
-        "Tensor(d!)[] steps, Tensor(e!)[] shadows, Tensor(f!)[] averages, "
-        "Tensor(g!)[] n_averaged, Tensor(h!) grad_norm, Tensor(i!) skipped_steps, "
-        "Tensor(j!) ticket, Tensor layers, int[] layer_of, Tensor? grad_scale, "
-        "Tensor? found_inf, float? max_grad_norm, bool skip_nonfinite, float average_weight) "
-        "-> ()"
-    ),
-}
-
-for _name, _schema in SCHEMAS.items():
-    torch.library.define(f"ulmfit_fast::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)
-
-
-def _drop_connect_fake(weight: Tensor, drop_p: float, seed: Tensor) -> Tensor:
-    return weight.new_empty(weight.shape)  # contiguous for any strides, like every kernel's output
-
-
-def _drop_connect_save(ctx: Any, inputs: tuple[Tensor, float, Tensor], output: Tensor) -> None:
-    _, ctx.drop_p, seed = inputs
-    ctx.save_for_backward(seed)  # the mask is a function of the seed: nothing else is stored
-
-
-def _drop_connect_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    # out = m * weight / (1 - drop_p) is linear in weight: its gradient is the op itself.
-    (seed,) = ctx.saved_tensors
-    return torch.ops.ulmfit_fast.drop_connect(grad, ctx.drop_p, seed), None, None
 
 
 def _lstm_forward_fake(
@@ -131,15 +86,6 @@ def _lstm_backward_backward(ctx: Any, *grads: Tensor) -> None:
     )
 
 
-def _layerwise_adamw__fake(*arguments: Any) -> None:
-    """Do nothing: the op writes over what its schema marks, and returns nothing."""
-
-
-torch.library.register_fake("ulmfit_fast::layerwise_adamw_", _layerwise_adamw__fake)
-torch.library.register_fake("ulmfit_fast::drop_connect", _drop_connect_fake)
-torch.library.register_autograd(
-    "ulmfit_fast::drop_connect", _drop_connect_backward, setup_context=_drop_connect_save
-)
 torch.library.register_fake("ulmfit_fast::lstm_forward", _lstm_forward_fake)
 torch.library.register_autograd(
     "ulmfit_fast::lstm_forward", _lstm_forward_backward, setup_context=_lstm_forward_save

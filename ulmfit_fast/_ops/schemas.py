@@ -1,0 +1,60 @@
+"""The schema of every op; what the arguments and results mean stands in reference/."""
+
+from __future__ import annotations
+
+import torch
+
+SCHEMAS = {
+    "activation_regularization": (
+        "(Tensor x, float drop_p, Tensor? seed, float alpha, float beta) -> (Tensor, Tensor)"
+    ),
+    "activation_regularization_backward": (
+        "(Tensor d_dropped, Tensor d_penalty, Tensor x, float drop_p, Tensor? seed, float alpha, "
+        "float beta) -> Tensor"
+    ),
+    "concat_pool": "(Tensor output, Tensor start, Tensor end) -> (Tensor, Tensor)",
+    "concat_pool_backward": (
+        "(Tensor grad, Tensor argmax, Tensor start, Tensor end, SymInt n_positions) -> Tensor"
+    ),
+    "embedding_dropout": (
+        "(Tensor ids, Tensor weight, float drop_p, Tensor? seed, int? padding_idx) -> Tensor"
+    ),
+    "embedding_dropout_backward": (
+        "(Tensor grad, Tensor ids, SymInt n_rows, float drop_p, Tensor? seed, int? padding_idx) "
+        "-> Tensor"
+    ),
+    "linear_cross_entropy_forward": (
+        "(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, int ignore_index, "
+        "float label_smoothing, str reduction, bool need_dx, bool need_dw) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "linear_cross_entropy_backward": (
+        "(Tensor grad, Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor lse, "
+        "int ignore_index, float label_smoothing, str reduction, bool need_dx, bool need_dw) "
+        "-> (Tensor, Tensor, Tensor)"
+    ),
+    "variational_dropout": "(Tensor x, float drop_p, Tensor seed) -> Tensor",
+    "drop_connect": "(Tensor weight, float drop_p, Tensor seed) -> Tensor",
+    "lstm_forward": (
+        "(Tensor x, Tensor w_ih, Tensor w_hh, Tensor? bias, Tensor h0, Tensor c0, "
+        "Tensor? lengths, Tensor? seed, float drop_p, bool reverse, bool save) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "lstm_backward": (
+        "(Tensor dy, Tensor dh_n, Tensor dc_n, Tensor x, Tensor w_ih, Tensor w_hh, Tensor h0, "
+        "Tensor c0, Tensor y, Tensor c, Tensor gates, Tensor? lengths, Tensor? seed, "
+        "float drop_p, bool reverse, bool need_dx, bool need_dw) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "layerwise_adamw_": (
+        "(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+        "Tensor(d!)[] steps, Tensor(e!)[] shadows, Tensor(f!)[] averages, "
+        "Tensor(g!)[] n_averaged, Tensor(h!) grad_norm, Tensor(i!) skipped_steps, "
+        "Tensor(j!) ticket, Tensor layers, int[] layer_of, Tensor? grad_scale, "
+        "Tensor? found_inf, float? max_grad_norm, bool skip_nonfinite, float average_weight) "
+        "-> ()"
+    ),
+}
+
+for _name, _schema in SCHEMAS.items():
+    torch.library.define(f"ulmfit_fast::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)

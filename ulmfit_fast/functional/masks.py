@@ -1,0 +1,59 @@
+"""Masks that are functions of a seed: draws of seeds, and the dropped weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ulmfit_fast import _native
+
+
+def draw_seeds(n: int, device: torch.device | str) -> Tensor:
+    """Draw n mask seeds from the device's default generator; int64, shape [n], no host sync."""
+    return torch.randint(2**63 - 1, (n,), device=device)
+
+
+def drop_connect(weight: Tensor, drop_p: float, seed: Tensor) -> Tensor:
+    """Zero each element with chance drop_p and rescale the rest by 1 / (1 - drop_p).
+
+    Equivalent to: F.dropout(weight, drop_p), with a mask that is a function of the seed.
+
+    Args:
+        weight: any shape and strides; float32, float64, bfloat16 or float16.
+        drop_p: chance that an element is zero, in [0, 1).
+        seed: int64 tensor with one element, on weight's device.
+
+    Returns:
+        dropped: contiguous tensor of weight's shape and dtype.
+
+    Raises:
+        ValueError: drop_p outside [0, 1), or a seed of another dtype, size or device.
+        RuntimeError: no kernel for weight's device; the message says why and what to run.
+
+    Numbers: the same bits on every backend. Layout of the mask: reference/masks.py.
+    """
+    check_drop_p(drop_p)
+    if not weight.is_floating_point():
+        raise ValueError(f"weight: expected a floating-point tensor, found {weight.dtype}")
+    check_seed(seed, "weight", weight.device)
+    _native.require_kernel("drop_connect", weight.device)
+    dropped: Tensor = torch.ops.ulmfit_fast.drop_connect(weight, drop_p, seed)
+    return dropped
+
+
+def check_drop_p(drop_p: float) -> None:
+    """Raise ValueError unless 0 <= drop_p < 1."""
+    if not 0.0 <= drop_p < 1.0:
+        raise ValueError(f"drop_p: expected a chance in [0, 1), found {drop_p}")
+
+
+def check_seed(seed: object, beside: str, device: torch.device) -> None:
+    """Raise ValueError unless seed is an int64 tensor with one element on a device."""
+    if not isinstance(seed, Tensor):
+        found = f"found {type(seed).__name__}; torch.tensor({seed!r}) makes one"
+        raise ValueError(f"seed: expected an int64 tensor with one element, {found}")
+    if seed.dtype != torch.int64 or seed.numel() != 1:
+        found = f"{seed.dtype} {list(seed.shape)}"
+        raise ValueError(f"seed: expected an int64 tensor with one element, found {found}")
+    if seed.device != device:
+        raise ValueError(f"seed: expected on {device} beside {beside}, found on {seed.device}")
