@@ -194,6 +194,55 @@ struct AdamwKernels {
 
 const AdamwKernels& adamw_kernels_cpu();
 
+// Rows of the vocabulary that the CPU's loss takes at a time.
+constexpr int64_t kLossRows = 192;
+
+// A chunk of N tokens of the CPU's loss. C: the type of sums; E: the operands' element type. A panel
+// is n_columns tokens or features; width is n_panels n_columns, N filled up with zeros.
+struct LossParams {
+  int64_t N, E, V;
+  int64_t K;         // E, filled up to a multiple of LossKernels::depth
+  int64_t n_panels;  // of tokens
+  int64_t n_slices;  // of the vocabulary; each is a thread's
+  const void* hidden;     // S [N, E]
+  const void* weight;     // S, or C if wide_weight, [V, E]
+  const void* bias;       // C [V] or nullptr
+  const int64_t* targets;  // [N]
+  bool wide_weight;
+  void* hidden_columns;  // E: panels of tokens [n_panels, K, n_columns]
+  void* hidden_rows;     // E: panels of features [ceil(E / n_columns), width, n_columns], or nullptr
+  void* weight_copy;     // E [blocks kLossRows, K], or nullptr: weight is of type E and K is E
+  void* weight_columns;  // E [blocks, K, kLossRows] where operands are pairs and dh is wanted
+  void* logits;          // C [blocks, n_panels, kLossRows, n_columns], or nullptr: made twice
+  void *largest, *sums, *totals;  // C [n_slices, width]; totals or nullptr
+  void* wanted;                   // C [width]: the target's logit
+  void *lse, *grad;               // C [width]: of the row's loss; beyond N infinite, and 0
+  void* dz;                       // E [n_slices, kLossRows, width]
+  void* dh;                       // C [n_slices, n_panels, K, n_columns]
+  void* d_hidden;                 // S [N, E]
+  void *dw, *db;                  // C [V, E] and [V]; db or nullptr
+  double label_smoothing;
+  bool is_first;  // chunk: dw and db hold nothing yet
+  bool need_dh, need_dw;
+
+  int64_t n_blocks() const { return (V + kLossRows - 1) / kLossRows; }
+  int64_t first_block(int64_t slice) const { return n_blocks() * slice / n_slices; }
+};
+
+// What an instruction set does for the loss, for one storage type of hidden.
+struct LossKernels {
+  int64_t n_columns, depth;
+  bool copies_weight, pairs;
+  bool keeps_logits;  // rather than make them again for the gradient: products are slow
+  void (*pack_hidden)(const LossParams&, int64_t first_panel, int64_t last_panel);
+  void (*pack_weight)(const LossParams&, int64_t first_block, int64_t last_block);
+  void (*statistics)(const LossParams&, int64_t slice);
+  void (*gradients)(const LossParams&, int64_t slice);
+  void (*write_dh)(const LossParams&, int64_t first_panel, int64_t last_panel);
+};
+
+const LossKernels& loss_kernels_cpu(DType dtype);
+
 // Tests and benchmarks: take the kernels of the n-th instruction set that this processor knows, 0
 // the best; returns how many it knows. Not to be called while kernels run.
 int64_t use_instruction_set(int64_t n);

@@ -33,8 +33,6 @@ REFERENCE_ON_CPU = {
     "embedding_dropout",
     "embedding_dropout_backward",
     "variational_dropout",
-    "linear_cross_entropy_forward",
-    "linear_cross_entropy_backward",
 }
 #: Launchers that need the library ulmfit_fast._cuda.
 CUDA_KERNELS: dict[str, Callable[..., object]] = {"drop_connect": drop_connect.drop_connect}

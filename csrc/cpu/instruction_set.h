@@ -5,6 +5,7 @@
 //   ULMFIT_FAST_ROWS       rows of a tile: 4 * (rows + 1) vectors and a factor fit the registers
 //   ULMFIT_FAST_PRODUCTS   whether products of whole sequences are ours or torch's
 //   ULMFIT_FAST_HAS_PAIRS  if there is an instruction for pairs of bfloat16
+//   ULMFIT_FAST_HAS_TILES  if there are matrix units for them as well
 //
 // after it has included instruction_set_headers.h and chosen its target with a pragma: code of the
 // standard library must not be compiled for one instruction set and linked into another's.
@@ -19,9 +20,13 @@ constexpr int kRows = ULMFIT_FAST_ROWS;
 // clang-format off
 #include "vector.h"
 #include "product.h"
+#ifdef ULMFIT_FAST_HAS_TILES
+#include "tiles.h"
+#endif
 #include "pack.h"
 #include "lstm_step.h"
 #include "sequence_product.h"
+#include "loss.h"
 #include "adamw.h"
 // clang-format on
 
@@ -46,6 +51,23 @@ LstmKernels make_kernels() {
   return kernels;
 }
 
+template <typename S, typename Operand>
+LossKernels make_loss_kernels() {
+  using Passes = LossPasses<S, Operand>;
+  LossKernels kernels{};
+  kernels.n_columns = Passes::kWidth;
+  kernels.depth = Passes::kDepth;
+  kernels.pairs = Passes::kPaired;
+  kernels.keeps_logits = Product<Operand>::kIsSlow;
+  kernels.copies_weight = Passes::kPaired || !std::is_same_v<S, ElementOf<Operand>>;
+  kernels.pack_hidden = &Passes::pack_hidden;
+  kernels.pack_weight = &Passes::pack_weight;
+  kernels.statistics = &Passes::statistics;
+  kernels.gradients = &Passes::gradients;
+  kernels.write_dh = &Passes::write_dh;
+  return kernels;
+}
+
 }  // namespace
 
 const LstmKernels& lstm_kernels(DType dtype) {
@@ -58,6 +80,31 @@ const LstmKernels& lstm_kernels(DType dtype) {
   static const LstmKernels of_float64 = make_kernels<double, double>();
   static const LstmKernels of_bfloat16 = make_kernels<c10::BFloat16, ProductOfBFloat16>();
   static const LstmKernels of_float16 = make_kernels<c10::Half, float>();
+  switch (dtype) {
+    case DType::kFloat32:
+      return of_float32;
+    case DType::kFloat64:
+      return of_float64;
+    case DType::kBFloat16:
+      return of_bfloat16;
+    case DType::kFloat16:
+      break;
+  }
+  return of_float16;
+}
+
+const LossKernels& loss_kernels(DType dtype) {
+#if defined(ULMFIT_FAST_HAS_TILES)
+  using ProductOfBFloat16 = Tiles;
+#elif defined(ULMFIT_FAST_HAS_PAIRS)
+  using ProductOfBFloat16 = Pair;
+#else
+  using ProductOfBFloat16 = float;
+#endif
+  static const LossKernels of_float32 = make_loss_kernels<float, float>();
+  static const LossKernels of_float64 = make_loss_kernels<double, double>();
+  static const LossKernels of_bfloat16 = make_loss_kernels<c10::BFloat16, ProductOfBFloat16>();
+  static const LossKernels of_float16 = make_loss_kernels<c10::Half, float>();
   switch (dtype) {
     case DType::kFloat32:
       return of_float32;

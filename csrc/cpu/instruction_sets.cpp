@@ -2,33 +2,32 @@
 #include <algorithm>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "instruction_set_headers.h"
 
 namespace ulmfit_fast {
 
-namespace baseline {
-const LstmKernels& lstm_kernels(DType dtype);
-const AdamwKernels& adamw_kernels();
-}  // namespace baseline
-#ifdef ULMFIT_FAST_X86_CLONES
-namespace avx2 {
-const LstmKernels& lstm_kernels(DType dtype);
-const AdamwKernels& adamw_kernels();
-}  // namespace avx2
-namespace avx512 {
-const LstmKernels& lstm_kernels(DType dtype);
-const AdamwKernels& adamw_kernels();
-}  // namespace avx512
-namespace avx512_bf16 {
-const LstmKernels& lstm_kernels(DType dtype);
-const AdamwKernels& adamw_kernels();
-}  // namespace avx512_bf16
-#endif
+#define ULMFIT_FAST_DECLARE(isa)                  \
+  namespace isa {                                 \
+  const LstmKernels& lstm_kernels(DType dtype);   \
+  const LossKernels& loss_kernels(DType dtype);   \
+  const AdamwKernels& adamw_kernels();            \
+  }
 
+ULMFIT_FAST_DECLARE(baseline)
 #ifdef ULMFIT_FAST_X86_CLONES
-// Matrix units multiply pairs of bfloat16 several times faster than any vector: oneDNN, which torch
-// calls, drives them; only what is not a product is ours.
-namespace amx {
+ULMFIT_FAST_DECLARE(avx2)
+ULMFIT_FAST_DECLARE(avx512)
+ULMFIT_FAST_DECLARE(avx512_bf16)
+ULMFIT_FAST_DECLARE(amx)
+
+// The LSTM's products of bfloat16 by oneDNN, which torch calls: it drives matrix units where there
+// are some, and keeps what it multiplies in their layout.
+namespace by_torch {
 
 const LstmKernels& lstm_kernels(DType dtype) {
   static const LstmKernels of_bfloat16 = [] {
@@ -42,22 +41,34 @@ const LstmKernels& lstm_kernels(DType dtype) {
   return dtype == DType::kBFloat16 ? of_bfloat16 : avx512_bf16::lstm_kernels(dtype);
 }
 
-bool is_here() {
-  unsigned int eax, ebx, ecx, edx;
-  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
-  constexpr unsigned int kBFloat16 = 1u << 22, kTile = 1u << 24;
-  return (edx & kBFloat16) != 0 && (edx & kTile) != 0;
-}
-
-}  // namespace amx
+}  // namespace by_torch
 #endif
 
 namespace {
 
+#ifdef ULMFIT_FAST_X86_CLONES
+// Whether there are matrix units for bfloat16, and the system lets this process use them.
+bool has_tiles() {
+  unsigned int eax, ebx, ecx, edx;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  constexpr unsigned int kBFloat16 = 1u << 22, kTile = 1u << 24;
+  if ((edx & kBFloat16) == 0 || (edx & kTile) == 0) return false;
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 struct InstructionSet {
   const LstmKernels& (*lstm)(DType);
+  const LossKernels& (*loss)(DType);
   const AdamwKernels& (*adamw)();
 };
+
+#define ULMFIT_FAST_TABLE(isa) {&isa::lstm_kernels, &isa::loss_kernels, &isa::adamw_kernels}
 
 std::vector<InstructionSet> known_instruction_sets() {
   std::vector<InstructionSet> known;
@@ -66,17 +77,21 @@ std::vector<InstructionSet> known_instruction_sets() {
                           __builtin_cpu_supports("avx512cd") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (has_avx512 && __builtin_cpu_supports("avx512bf16")) {
-    // Without matrix units the second is slower, but it runs, and so can be tested.
-    known.push_back({&avx512_bf16::lstm_kernels, &avx512_bf16::adamw_kernels});
-    known.push_back({&amx::lstm_kernels, &avx512_bf16::adamw_kernels});
-    if (amx::is_here()) std::swap(known[0], known[1]);
+    // Without matrix units products by torch are slower, but they run, and so can be tested.
+    const bool tiles = has_tiles();
+    const InstructionSet with_torch{&by_torch::lstm_kernels,
+                                    tiles ? &amx::loss_kernels : &avx512_bf16::loss_kernels,
+                                    &avx512_bf16::adamw_kernels};
+    if (tiles) known.push_back(with_torch);
+    known.push_back(ULMFIT_FAST_TABLE(avx512_bf16));
+    if (!tiles) known.push_back(with_torch);
   }
-  if (has_avx512) known.push_back({&avx512::lstm_kernels, &avx512::adamw_kernels});
+  if (has_avx512) known.push_back(ULMFIT_FAST_TABLE(avx512));
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    known.push_back({&avx2::lstm_kernels, &avx2::adamw_kernels});
+    known.push_back(ULMFIT_FAST_TABLE(avx2));
   }
 #endif
-  known.push_back({&baseline::lstm_kernels, &baseline::adamw_kernels});
+  known.push_back(ULMFIT_FAST_TABLE(baseline));
   return known;
 }
 
@@ -90,6 +105,8 @@ size_t chosen = 0;
 }  // namespace
 
 const LstmKernels& lstm_kernels_cpu(DType dtype) { return instruction_sets()[chosen].lstm(dtype); }
+
+const LossKernels& loss_kernels_cpu(DType dtype) { return instruction_sets()[chosen].loss(dtype); }
 
 const AdamwKernels& adamw_kernels_cpu() { return instruction_sets()[chosen].adamw(); }
 

@@ -131,3 +131,32 @@ void multiply(int64_t n_rows, int64_t K, const ElementOf<Operand>* a, int64_t st
     }
   }
 }
+
+template <typename C>
+ULMFIT_FAST_INLINE void add_to(C* target, const C* source, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes<C>) store(target + i, load(target + i) + load(source + i));
+}
+
+// What multiplies a kind of operand, for what is generic in it.
+template <typename Operand>
+struct Product {
+  // What a thread holds while it multiplies; and what K is a multiple of.
+  struct Scope {
+    Scope() {}
+  };
+  static constexpr int64_t kDepth = std::is_same_v<Operand, Pair> ? 2 : 1;
+  static constexpr bool kIsSlow = true;
+
+  static void multiply(int64_t n_rows, int64_t K, const ElementOf<Operand>* a, int64_t stride,
+                       const ElementOf<Operand>* panel, ComputeOf<Operand>* out) {
+    ULMFIT_FAST_ISA::multiply<Operand>(n_rows, K, a, stride, panel, out);
+  }
+
+  // out += the product.
+  static void add(int64_t n_rows, int64_t K, const ElementOf<Operand>* a, int64_t stride,
+                  const ElementOf<Operand>* panel, ComputeOf<Operand>* out) {
+    alignas(64) ComputeOf<Operand> sums[kMaxRows * kColumns<ComputeOf<Operand>>];
+    multiply(n_rows, K, a, stride, panel, sums);
+    add_to(out, sums, n_rows * kColumns<ComputeOf<Operand>>);
+  }
+};

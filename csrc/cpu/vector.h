@@ -94,6 +94,16 @@ ULMFIT_FAST_INLINE V rounded_to(V v) {
   return load(stored);
 }
 
+// exp for |r| <= ln(2) / 2.
+ULMFIT_FAST_INLINE Vector<float> exp_of_rest(Vector<float> r) {
+  Vector<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return p * (r * r) + r + 1.0f;
+}
+
 ULMFIT_FAST_INLINE Vector<float> exp(Vector<float> x) {
   // Beyond these, exp is 0 or infinite in float32; the comparisons let NaN pass.
   const Vector<float> low = Vector<float>{} - 87.33654f, high = Vector<float>{} + 88.72283f;
@@ -102,13 +112,7 @@ ULMFIT_FAST_INLINE Vector<float> exp(Vector<float> x) {
   // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the lowest bits.
   const Vector<float> shifted = x * 1.44269504f + 12582912.0f;
   const Vector<float> n = shifted - 12582912.0f;
-  const Vector<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vector<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+  const Vector<float> p = exp_of_rest((x - n * 0.693359375f) + n * 2.12194440e-4f);
   // 2^n in two factors, because 2^128 is no float32 and x = 88.7 needs it.
   Words exponent;
   std::memcpy(&exponent, &shifted, sizeof(exponent));
@@ -119,6 +123,28 @@ ULMFIT_FAST_INLINE Vector<float> exp(Vector<float> x) {
   std::memcpy(factor, bits, sizeof(factor));
   return p * factor[0] * factor[1];
 }
+
+// exp where x <= 88: 2^n is then a float32.
+ULMFIT_FAST_INLINE Vector<float> exp_below_88(Vector<float> x) {
+  const Vector<float> low = Vector<float>{} - 87.33654f;
+  x = x < low ? low : x;
+  const Vector<float> shifted = x * 1.44269504f + 12582912.0f;
+  const Vector<float> n = shifted - 12582912.0f;
+  Words exponent;
+  std::memcpy(&exponent, &shifted, sizeof(exponent));
+  const Words bits = (exponent - (0x4B400000 - 127)) << 23;
+  Vector<float> factor;
+  std::memcpy(&factor, &bits, sizeof(factor));
+  return exp_of_rest((x - n * 0.693359375f) + n * 2.12194440e-4f) * factor;
+}
+
+ULMFIT_FAST_INLINE Vector<double> exp(Vector<double> x) {
+  Vector<double> y;
+  for (int lane = 0; lane < kLanes<double>; ++lane) y[lane] = std::exp(x[lane]);
+  return y;
+}
+
+ULMFIT_FAST_INLINE Vector<double> exp_below_88(Vector<double> x) { return exp(x); }
 
 ULMFIT_FAST_INLINE Vector<float> sigmoid(Vector<float> x) { return 1.0f / (1.0f + exp(-x)); }
 
