@@ -140,23 +140,6 @@ class LossParts:
     cross_entropy: Tensor
 
 
-def activation_regularization(dropped: Tensor, raw: Tensor, alpha: float, beta: float) -> Tensor:
-    """Return alpha * mean(dropped ** 2) + beta * mean((raw[t+1] - raw[t]) ** 2), in float32.
-
-    Args:
-        dropped: output of the last layer after dropout; shape [T, B, E].
-        raw: the same before dropout; shape [T, B, E].
-        alpha: weight of the activation term (AR).
-        beta: weight of the temporal term (TAR), which needs two time steps.
-
-    Source: Merity, McCann, Socher 2017, arXiv:1708.01009.
-    """
-    penalty = alpha * dropped.float().square().mean()
-    if len(raw) > 1:
-        penalty = penalty + beta * raw.float().diff(dim=0).square().mean()
-    return penalty
-
-
 class LanguageModel(nn.Module):
     """AWD-LSTM with a softmax tied to the embedding.
 
@@ -197,14 +180,15 @@ class LanguageModel(nn.Module):
             state: detached state after the last token.
         """
         raw, state = self.encoder(ids, state)
-        dropped = self.output_dropout(raw)
+        drop_p = self.output_dropout.drop_p if self.training else 0.0
+        seed = functional.draw_seeds(1, raw.device) if drop_p > 0 else None
+        dropped, penalty = functional.activation_regularization(raw, alpha, beta, drop_p, seed)
         cross_entropy = functional.linear_cross_entropy(
             dropped.flatten(0, 1),
             self.encoder.embedding.weight,
             self.decoder_bias,
             targets.t().flatten(),
         )
-        penalty = activation_regularization(dropped, raw, alpha, beta)
         return LossParts(cross_entropy + penalty, cross_entropy.detach()), state
 
     def undecayed_parameters(self) -> list[nn.Parameter]:
@@ -320,7 +304,7 @@ class TextClassifier(nn.Module):
         pooled, output = self.encode(ids, lengths)
         logits = self.head(pooled)
         cross_entropy = nn.functional.cross_entropy(logits.float(), labels)
-        penalty = activation_regularization(output, output, alpha, beta)
+        _, penalty = functional.activation_regularization(output, alpha, beta)
         return LossParts(cross_entropy + penalty, cross_entropy.detach()), logits
 
     def lengths_of(self, ids: Tensor) -> Tensor:
