@@ -69,7 +69,6 @@ Tensor scratch_matrix(const Layer& layer, Scratch::Part part, int64_t rows, int6
                       ScalarType dtype);
 
 Mask mask_of(const Layer& layer);
-Tensor masked_weight(const Layer& layer);
 
 // What packing reads of a matrix: all its rows, unmasked.
 PackParams describe(const Tensor& matrix, const LstmKernels& kernels);
@@ -79,8 +78,5 @@ const void* pack_gates(const Layer& layer, Scratch::Part part, const Tensor& wei
 
 // Panels of the matrix [K, N] that params describes, K counting up as its operand wants.
 const void* pack_rows(const Layer& layer, Scratch::Part part, PackParams params);
-
-// Whether the product of each step is torch's: h and da are then read as rows of whole pairs.
-bool steps_by_torch(const Layer& layer);
 
 }  // namespace ulmfit_fast

@@ -103,15 +103,9 @@ void run_backward(const Layer& layer, const Tensor& dy, const Tensor& dh_n, cons
                   const Tensor& gates, Tensor& dgates, Tensor& dh0, Tensor& dc) {
   const int64_t T = layer.T, B = layer.B, H = layer.H;
   const LstmKernels& kernels = layer.kernels;
-  const bool by_torch = steps_by_torch(layer);
   PackParams masked = describe(layer.w_hh, kernels);
   masked.mask = mask_of(layer);
-  const void* panels = by_torch ? nullptr : pack_rows(layer, Scratch::kPanels, masked);
-  Tensor packed, product;
-  if (by_torch) {
-    Tensor weight = masked_weight(layer);
-    packed = torch_pack(torch::stable::contiguous(torch::stable::transpose(weight, 0, 1)), B);
-  }
+  const void* panels = pack_rows(layer, Scratch::kPanels, masked);
   const Tensor c0 = copy_of(layer.c0, layer.compute);
   const bool as_stored = layer.storage == layer.element;  // da is multiplied as dgates holds it
   std::array<Tensor, 2> da;
@@ -143,11 +137,6 @@ void run_backward(const Layer& layer, const Tensor& dy, const Tensor& dh_n, cons
     step.before = layer.last_step() + step.back * (ran - 1);
     step.t = ran < T ? layer.last_step() + step.back * ran : -1;
     step.parity = static_cast<int>(ran % 2);
-    if (by_torch && ran > 0) {
-      const Tensor before = torch::stable::narrow(dgates, 0, step.before * B, B);
-      product = torch_packed_linear(before, packed);
-      step.product = product.const_data_ptr();
-    }
     in_parallel(params.grid.n_tasks(), flops, kGrainFlops,
                 [&](int64_t first, int64_t last) { kernels.backward(params, step, first, last); });
   }
@@ -169,7 +158,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
   STD_TORCH_CHECK(c.scalar_type() == layer.compute, "c: wrong dtype");
 
   const auto none = [&] { return make(layer.x, {0}, layer.storage); };
-  Tensor dgates = scratch_matrix(layer, Scratch::kGates, T * B, 4 * H, layer.storage);
+  // A product of the last step reads whole tiles of rows: behind them there is memory, too.
+  const int64_t rows = T * B + layer.kernels.n_read_rows - 1;
+  Tensor padded = scratch_matrix(layer, Scratch::kGates, rows, 4 * H, layer.storage);
+  Tensor dgates = torch::stable::narrow(padded, 0, 0, T * B);
   Tensor dh0 = make(layer.x, {B, H}, layer.storage);
   Tensor dc = copy_of(dc_n, layer.compute);
   run_backward(layer, torch::stable::contiguous(dy), torch::stable::contiguous(dh_n),
@@ -180,8 +172,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
   Tensor dx = none();
   if (need_dx) {
     dx = make(layer.x, {T, B, I}, layer.storage);
-    Tensor rows = torch::stable::view(dx, {T * B, I});
-    input_gradient(layer, dgates, rows);
+    Tensor flat = torch::stable::view(dx, {T * B, I});
+    input_gradient(layer, dgates, flat);
   }
   return {dx, d.dw_ih, d.dw_hh, d.dbias, dh0, copy_of(dc, layer.c0.scalar_type())};
 }

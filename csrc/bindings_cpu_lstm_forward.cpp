@@ -12,8 +12,9 @@ namespace {
 constexpr int64_t kInferenceRows = 1024;
 
 // Whether x W_ih^T is our product: pairs are read from x itself, so its rows must hold whole ones.
+// Tiles read a copy of it, filled up.
 bool projects(const Layer& layer) {
-  return layer.kernels.gates_product != nullptr && !(layer.kernels.pairs && layer.I % 2 != 0);
+  return layer.kernels.gates_product != nullptr && !(layer.kernels.depth == 2 && layer.I % 2 != 0);
 }
 
 // gates [n, B, 4H] = x[t0 .. t0 + n) W_ih^T + bias.
@@ -51,27 +52,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
   }
   const LstmKernels& kernels = layer.kernels;
   const int64_t n_slots = save ? T : std::min(T, ceil_div(kInferenceRows, B));
-  const int64_t K = H + (kernels.pairs ? H % 2 : 0);
+  const int64_t K = ceil_div(H, kernels.depth) * kernels.depth;
+  const int64_t rows = ceil_div(B, kernels.n_read_rows) * kernels.n_read_rows;
 
   Tensor y = make(layer.x, {T, B, H}, layer.storage);
   Tensor gates = save ? make(layer.x, {T * B, 4 * H}, layer.storage)
                       : scratch_matrix(layer, Scratch::kGates, n_slots * B, 4 * H, layer.storage);
   Tensor cells = save ? make(layer.x, {T, B, H}, layer.compute) : make(layer.x, {0}, layer.compute);
   Tensor c = copy_of(layer.c0, layer.compute);
-  std::array<Tensor, 2> h{zeros(layer.x, {B, K}, layer.element),
-                          zeros(layer.x, {B, K}, layer.element)};
-  Tensor h_start = torch::stable::narrow(h[0], 1, 0, H);
+  std::array<Tensor, 2> h{zeros(layer.x, {rows, K}, layer.element),
+                          zeros(layer.x, {rows, K}, layer.element)};
+  const auto state_of = [&](Tensor& buffer) {
+    Tensor of_rows = torch::stable::narrow(buffer, 0, 0, B);
+    return torch::stable::narrow(of_rows, 1, 0, H);
+  };
+  Tensor h_start = state_of(h[0]);
   torch::stable::copy_(h_start, layer.h0);
 
   const void* input_panels =
       projects(layer) ? pack_gates(layer, Scratch::kPanels, layer.w_ih, {}) : nullptr;
   if (save) project_input(layer, input_panels, bias_contiguous, 0, T, gates);
-  const bool by_torch = steps_by_torch(layer);
-  const void* panels =
-      by_torch ? nullptr : pack_gates(layer, Scratch::kMorePanels, layer.w_hh, mask_of(layer));
-  Tensor packed;
-  if (by_torch) packed = torch_pack(masked_weight(layer), B);
-  Tensor product;
+  const void* panels = pack_gates(layer, Scratch::kMorePanels, layer.w_hh, mask_of(layer));
   const LstmForwardParams params{B,
                                  H,
                                  K,
@@ -97,14 +98,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     }
     step.slot = step.t - slot_base;
     step.parity = static_cast<int>(ran % 2);
-    if (by_torch) {
-      product = torch_packed_linear(h[step.parity], packed);
-      step.product = product.const_data_ptr();
-    }
     in_parallel(params.grid.n_tasks(), flops, kGrainFlops,
                 [&](int64_t first, int64_t last) { kernels.forward(params, step, first, last); });
   }
-  Tensor h_n = copy_of(torch::stable::narrow(h[T % 2], 1, 0, H), layer.storage);
+  Tensor h_n = copy_of(state_of(h[T % 2]), layer.storage);
   Tensor c_n = copy_of(c, layer.c0.scalar_type());
   Tensor saved =
       save ? torch::stable::view(gates, {T, B, 4 * H}) : make(layer.x, {0}, layer.storage);

@@ -69,7 +69,7 @@ Layer check_layer(const Tensor& x, const Tensor& w_ih, const Tensor& w_hh, const
   STD_TORCH_CHECK(drop_p == 0 || seed.has_value(), "seed: a tensor is needed where drop_p > 0");
   if (seed.has_value()) check_seed(*seed, x);
   check_drop_p(drop_p);
-  const LstmKernels& kernels = lstm_kernels_cpu(dtype);
+  const LstmKernels& kernels = lstm_kernels_cpu(dtype, H);
   const ScalarType element = kernels.pairs ? ScalarType::BFloat16 : compute;
   const auto contiguous = [](const Tensor& t) { return torch::stable::contiguous(t); };
   std::optional<Tensor> lengths_contiguous;
@@ -99,7 +99,7 @@ PackParams describe(const Tensor& matrix, const LstmKernels& kernels) {
   params.n_rows = params.n_first = matrix.size(0);
   params.n_cols = matrix.size(1);
   params.element_size = static_cast<int64_t>(matrix.element_size());
-  params.pairs = kernels.pairs;
+  params.depth = kernels.depth;
   return params;
 }
 
@@ -112,7 +112,7 @@ Mask mask_of(const Layer& layer) {
 const void* pack_gates(const Layer& layer, Scratch::Part part, const Tensor& weight, Mask mask) {
   const LstmKernels& kernels = layer.kernels;
   const int64_t n_panels = ceil_div(layer.H, kernels.n_units);
-  const int64_t K = weight.size(1) + (kernels.pairs ? weight.size(1) % 2 : 0);
+  const int64_t K = ceil_div(weight.size(1), kernels.depth) * kernels.depth;
   const size_t elements = static_cast<size_t>(n_panels * K * 4 * kernels.n_units);
   PackParams params = describe(weight, kernels);
   params.panels = layer.scratch.part(part, elements * bytes_of(layer.element));
@@ -131,17 +131,6 @@ const void* pack_rows(const Layer& layer, Scratch::Part part, PackParams params)
   in_parallel(K / together, params.n_cols * together, kGrainElements,
               [&](int64_t first, int64_t last) { kernels.pack_rows(params, first, last); });
   return params.panels;
-}
-
-bool steps_by_torch(const Layer& layer) {
-  // A row of a tile of the matrix units has 32 numbers of 16 bits: fewer leave it mostly empty, and
-  // torch's product is rounded to 16 bits, which shows where few units are summed.
-  constexpr int64_t kLeastUnits = 32;
-  return layer.kernels.steps_by_torch && layer.H % 2 == 0 && layer.H >= kLeastUnits;
-}
-
-Tensor masked_weight(const Layer& layer) {
-  return layer.drop_p == 0 ? layer.w_hh : drop_connect(layer.w_hh, layer.drop_p, *layer.seed);
 }
 
 }  // namespace ulmfit_fast

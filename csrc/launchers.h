@@ -45,7 +45,7 @@ struct PackParams {
   int64_t n_rows, n_cols;
   int64_t element_size;  // bytes of an element of source
   void* panels;
-  bool pairs;  // the operand is Pair: K counts up to the next even number
+  int64_t depth;  // K counts up to a multiple of it
   Mask mask;
 
   const void* row(int64_t r) const {
@@ -53,7 +53,7 @@ struct PackParams {
     return static_cast<const char*>(first ? source : rest) +
            (first ? r : r - n_first) * n_cols * element_size;
   }
-  int64_t padded(int64_t K) const { return pairs ? (K + 1) / 2 * 2 : K; }
+  int64_t padded(int64_t K) const { return (K + depth - 1) / depth * depth; }
 };
 
 // The tasks of a time step: every panel of the weight times every chunk of rows.
@@ -70,16 +70,16 @@ struct LstmStep {
   int64_t start;   // backward: the step that ran first
   int64_t back;    // backward: -1, or +1 if the sequence ran in reverse
   int parity;      // which of two buffers is read; the other is written
-  // A product made elsewhere, of the storage type: h W^T [B, 4H], or dh [B, H]; or nullptr.
+  // Backward: dh [B, H] of the storage type, where it is no product; or nullptr.
   const void* product;
 };
 
 // S: the storage type. C: float, or double beside it. E: C, or bfloat16 where pairs are multiplied.
 struct LstmForwardParams {
-  int64_t B, H, K;  // K: columns of h, H or the next even number
+  int64_t B, H, K;  // K: columns of h, H filled up to a multiple of LstmKernels::depth
   LstmGrid grid;
   const void* panels;      // E, of pack_gates
-  void* h[2];              // E [B, K] each
+  void* h[2];              // E [B, K] each, B filled up to a multiple of n_read_rows
   void* c;                 // C [B, H]
   void* gates;             // S [slots, B, 4H]: in x W_ih^T + bias, out the activated gates if save
   void* y;                 // S [T, B, H]
@@ -128,8 +128,9 @@ struct LstmKernels {
   int64_t n_units;                    // units of a panel of pack_gates
   int64_t n_columns;                  // columns of a panel of pack_rows
   int64_t n_tile_rows, n_chunk_rows;  // rows of a tile; most rows of a chunk
+  int64_t depth;        // a product's K is a multiple of it
+  int64_t n_read_rows;  // a product's rows are read up to a multiple of it
   bool pairs;
-  bool steps_by_torch;  // the product of a step, and every other, is torch's
   void (*pack_gates)(const PackParams&, int64_t first, int64_t last);
   void (*pack_rows)(const PackParams&, int64_t first, int64_t last);  // pairs of rows if pairs
   void (*forward)(const LstmForwardParams&, const LstmStep&, int64_t first, int64_t last);
@@ -140,8 +141,8 @@ struct LstmKernels {
   void (*transposed_product)(const TransposedProductParams&, int64_t first, int64_t last);
 };
 
-// The kernels of a storage type on this machine's processor.
-const LstmKernels& lstm_kernels_cpu(DType dtype);
+// The kernels of a storage type and H units on this machine's processor.
+const LstmKernels& lstm_kernels_cpu(DType dtype, int64_t H);
 
 // One layer's settings, float64 up to the factors below; five numbers side by side, as in the op's
 // argument layers.

@@ -36,9 +36,11 @@ LstmKernels make_kernels() {
   LstmKernels kernels{};
   kernels.n_units = kLanes<C>;
   kernels.n_columns = kColumns<C>;
-  kernels.n_tile_rows = kRows;
+  kernels.n_tile_rows = std::max<int64_t>(kRows, Product<Operand>::kReadRows);
   kernels.n_chunk_rows = kMaxRows;
-  kernels.pairs = std::is_same_v<Operand, Pair>;
+  kernels.depth = Product<Operand>::kDepth;
+  kernels.n_read_rows = Product<Operand>::kReadRows;
+  kernels.pairs = kPaired<Operand>;
   kernels.pack_gates = &pack_gates<S, Operand>;
   kernels.pack_rows = &pack_rows<S, Operand>;
   kernels.forward = &LstmStepper<S, Operand>::forward;
@@ -68,14 +70,17 @@ LossKernels make_loss_kernels() {
   return kernels;
 }
 
+#if defined(ULMFIT_FAST_HAS_TILES)
+using ProductOfBFloat16 = Tiles;
+#elif defined(ULMFIT_FAST_HAS_PAIRS)
+using ProductOfBFloat16 = Pair;
+#else
+using ProductOfBFloat16 = float;
+#endif
+
 }  // namespace
 
 const LstmKernels& lstm_kernels(DType dtype) {
-#ifdef ULMFIT_FAST_HAS_PAIRS
-  using ProductOfBFloat16 = Pair;
-#else
-  using ProductOfBFloat16 = float;
-#endif
   static const LstmKernels of_float32 = make_kernels<float, float>();
   static const LstmKernels of_float64 = make_kernels<double, double>();
   static const LstmKernels of_bfloat16 = make_kernels<c10::BFloat16, ProductOfBFloat16>();
@@ -94,13 +99,6 @@ const LstmKernels& lstm_kernels(DType dtype) {
 }
 
 const LossKernels& loss_kernels(DType dtype) {
-#if defined(ULMFIT_FAST_HAS_TILES)
-  using ProductOfBFloat16 = Tiles;
-#elif defined(ULMFIT_FAST_HAS_PAIRS)
-  using ProductOfBFloat16 = Pair;
-#else
-  using ProductOfBFloat16 = float;
-#endif
   static const LossKernels of_float32 = make_loss_kernels<float, float>();
   static const LossKernels of_float64 = make_loss_kernels<double, double>();
   static const LossKernels of_bfloat16 = make_loss_kernels<c10::BFloat16, ProductOfBFloat16>();

@@ -24,24 +24,6 @@ ULMFIT_FAST_DECLARE(avx2)
 ULMFIT_FAST_DECLARE(avx512)
 ULMFIT_FAST_DECLARE(avx512_bf16)
 ULMFIT_FAST_DECLARE(amx)
-
-// The LSTM's products of bfloat16 by oneDNN, which torch calls: it drives matrix units where there
-// are some, and keeps what it multiplies in their layout.
-namespace by_torch {
-
-const LstmKernels& lstm_kernels(DType dtype) {
-  static const LstmKernels of_bfloat16 = [] {
-    LstmKernels kernels = avx512_bf16::lstm_kernels(DType::kBFloat16);
-    kernels.steps_by_torch = true;
-    kernels.gates_product = nullptr;
-    kernels.rows_product = nullptr;
-    kernels.transposed_product = nullptr;
-    return kernels;
-  }();
-  return dtype == DType::kBFloat16 ? of_bfloat16 : avx512_bf16::lstm_kernels(dtype);
-}
-
-}  // namespace by_torch
 #endif
 
 namespace {
@@ -77,14 +59,8 @@ std::vector<InstructionSet> known_instruction_sets() {
                           __builtin_cpu_supports("avx512cd") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (has_avx512 && __builtin_cpu_supports("avx512bf16")) {
-    // Without matrix units products by torch are slower, but they run, and so can be tested.
-    const bool tiles = has_tiles();
-    const InstructionSet with_torch{&by_torch::lstm_kernels,
-                                    tiles ? &amx::loss_kernels : &avx512_bf16::loss_kernels,
-                                    &avx512_bf16::adamw_kernels};
-    if (tiles) known.push_back(with_torch);
+    if (has_tiles()) known.push_back(ULMFIT_FAST_TABLE(amx));
     known.push_back(ULMFIT_FAST_TABLE(avx512_bf16));
-    if (!tiles) known.push_back(with_torch);
   }
   if (has_avx512) known.push_back(ULMFIT_FAST_TABLE(avx512));
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
@@ -104,7 +80,11 @@ size_t chosen = 0;
 
 }  // namespace
 
-const LstmKernels& lstm_kernels_cpu(DType dtype) { return instruction_sets()[chosen].lstm(dtype); }
+const LstmKernels& lstm_kernels_cpu(DType dtype, int64_t H) {
+  const LstmKernels& best = instruction_sets()[chosen].lstm(dtype);
+  // Backward multiplies da [B, 4H] where it is stored, and nothing fills that up.
+  return 4 * H % best.depth == 0 ? best : instruction_sets()[chosen + 1].lstm(dtype);
+}
 
 const LossKernels& loss_kernels_cpu(DType dtype) { return instruction_sets()[chosen].loss(dtype); }
 

@@ -23,7 +23,7 @@ struct LossPasses {
   static constexpr int64_t kUnits = kLanes<C>;
   static constexpr int64_t kWidth = kColumns<C>;
   // Pairs of bfloat16 go into one instruction: then rows of dz^T and W^T are wanted, not of W.
-  static constexpr bool kPaired = sizeof(E) == 2;
+  static constexpr bool kPaired = ULMFIT_FAST_ISA::kPaired<Operand>;
   static constexpr int64_t kTogether = kPaired ? 2 : 1;
   static constexpr int64_t kDepth = Product<Operand>::kDepth;
   static_assert(kLossRows % kMaxRows == 0, "a block is a number of whole products");

@@ -24,18 +24,9 @@ struct LstmStepper {
     return static_cast<S*>(base) + index * size;
   }
 
-  // out [n, 4, kUnits] = rows of a product [B, 4H] that was made elsewhere, units u, u + 1, ...
-  static void load_gates(const void* product, int64_t row, int64_t n, int64_t H, int64_t u,
-                         C* out) {
-    for (int64_t r = 0; r < n; ++r)
-      for (int64_t gate = 0; gate < 4; ++gate)
-        store(out + r * kWidth + gate * kUnits,
-              load_first<C>(sequence(product, row + r, 4 * H) + gate * H + u, H - u));
-  }
-
   static void forward(const LstmForwardParams& params, const LstmStep& step, int64_t first,
                       int64_t last) {
-    const int64_t H = params.H;
+    [[maybe_unused]] const typename Product<Operand>::Scope scope;
     const E* h = static_cast<const E*>(params.h[step.parity]);
     alignas(64) C out[kMaxRows * kWidth];
     for (int64_t task = first; task < last; ++task) {
@@ -43,12 +34,9 @@ struct LstmStepper {
       const int64_t row = chunk * params.grid.chunk_rows;
       const int64_t n = std::min(params.grid.chunk_rows, params.B - row);
       const int64_t u = panel * kUnits;
-      if (step.product != nullptr) {
-        load_gates(step.product, row, n, H, u, out);
-      } else {
-        multiply<Operand>(n, params.K, h + row * params.K, params.K,
-                          static_cast<const E*>(params.panels) + panel * params.K * kWidth, out);
-      }
+      Product<Operand>::multiply(n, params.K, h + row * params.K, params.K,
+                                 static_cast<const E*>(params.panels) + panel * params.K * kWidth,
+                                 out);
       for (int64_t r = 0; r < n; ++r) forward_cell(params, step, row + r, u, out + r * kWidth);
     }
   }
@@ -91,6 +79,7 @@ struct LstmStepper {
 
   static void backward(const LstmBackwardParams& params, const LstmStep& step, int64_t first,
                        int64_t last) {
+    [[maybe_unused]] const typename Product<Operand>::Scope scope;
     const int64_t B = params.B, H = params.H, K = 4 * H;
     const E* da = static_cast<const E*>(params.da[step.parity]);
     if constexpr (std::is_same_v<S, E>) {
@@ -103,8 +92,8 @@ struct LstmStepper {
       const int64_t n = std::min(params.grid.chunk_rows, B - row);
       const int64_t u = panel * kWidth;
       if (step.product == nullptr) {
-        multiply<Operand>(n, K, da + row * K, K,
-                          static_cast<const E*>(params.panels) + panel * K * kWidth, out);
+        Product<Operand>::multiply(n, K, da + row * K, K,
+                                   static_cast<const E*>(params.panels) + panel * K * kWidth, out);
       }
       for (int64_t r = 0; r < n; ++r) {
         for (int64_t j = 0; j < kWidth && u + j < H; j += kUnits) {

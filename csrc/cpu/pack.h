@@ -8,8 +8,8 @@
 // Layout    pack_gates  source [4H, K] -> panels [H / kLanes][K][4][kLanes]: a panel's columns are
 //                       the gates i, f, g, o of kLanes units.
 //           pack_rows   source [K, N] -> panels [N / kColumns][K][kColumns].
-//           Units and columns beyond H and N are 0. For Pair, K counts up to the next even number,
-//           with zeros, and each panel is [K / 2][kColumns][2].
+//           Units and columns beyond H and N are 0, as is what fills K up. For pairs each panel is
+//           [K / 2][kColumns][2].
 
 // Numbers of a row that are drawn and converted at once.
 inline constexpr int64_t kChunk = 128;
@@ -65,7 +65,7 @@ ULMFIT_FAST_INLINE void as_element(const S* values, int64_t n, ElementOf<Operand
   for (int64_t i = 0; i < n; ++i) out[i] = static_cast<ElementOf<Operand>>(values[i]);
 }
 
-// target [n][kWidth] = columns [kWidth][kChunk], transposed; for Pair both count pairs.
+// target [n][kWidth] = columns [kWidth][kChunk], transposed; both count pairs where there are some.
 template <typename W, int64_t kWidth, int64_t kStride>
 ULMFIT_FAST_INLINE void transpose(const W* columns, int64_t n, W* target) {
   for (int64_t k = 0; k < n; ++k)
@@ -93,7 +93,7 @@ void pack_gates(const PackParams& params, int64_t first_panel, int64_t last_pane
           as_element<Operand>(values, n, target);
         }
       }
-      if constexpr (std::is_same_v<Operand, Pair>) {
+      if constexpr (kPaired<Operand>) {
         transpose<uint32_t, kWidth, kChunk / 2>(reinterpret_cast<const uint32_t*>(block),
                                                 padded / 2,
                                                 reinterpret_cast<uint32_t*>(panel + k0 * kWidth));
@@ -104,12 +104,12 @@ void pack_gates(const PackParams& params, int64_t first_panel, int64_t last_pane
   }
 }
 
-// Rows first_k up to last_k. For Pair, row pairs: first_k and last_k count two rows each.
+// Rows first_k up to last_k. For pairs, row pairs: first_k and last_k count two rows each.
 template <typename S, typename Operand>
 void pack_rows(const PackParams& params, int64_t first_k, int64_t last_k) {
   using E = ElementOf<Operand>;
   constexpr int64_t kWidth = kColumns<ComputeOf<Operand>>;
-  constexpr int64_t kRowsAtOnce = std::is_same_v<Operand, Pair> ? 2 : 1;
+  constexpr int64_t kRowsAtOnce = kPaired<Operand> ? 2 : 1;
   static_assert(kChunk % kWidth == 0, "a chunk is a number of whole panels");
   const int64_t K = params.padded(params.n_rows);
   S values[kRowsAtOnce][kChunk];
@@ -123,7 +123,7 @@ void pack_rows(const PackParams& params, int64_t first_k, int64_t last_k) {
       }
       for (int64_t i = 0; i < n; i += kWidth) {
         E* panel = static_cast<E*>(params.panels) + (column + i) * K + k * kWidth;
-        if constexpr (std::is_same_v<Operand, Pair>) {
+        if constexpr (kPaired<Operand>) {
           interleave(values[0] + i, values[1] + i, kWidth, panel);
         } else {
           as_element<Operand>(values[0] + i, kWidth, panel);

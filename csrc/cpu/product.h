@@ -41,6 +41,10 @@ using ComputeOf = typename OperandTraits<Operand>::Compute;
 template <typename Operand>
 using ElementOf = typename OperandTraits<Operand>::Element;
 
+// Whether consecutive numbers along K stand side by side in panels.
+template <typename Operand>
+inline constexpr bool kPaired = sizeof(ElementOf<Operand>) == 2;
+
 // out [kTileRows, kColumns] = sums, or out + sums.
 template <int kTileRows, typename V, typename C>
 ULMFIT_FAST_INLINE void write_sums(const V (&sum)[kTileRows][4], C* out, bool add) {
@@ -144,7 +148,8 @@ struct Product {
   struct Scope {
     Scope() {}
   };
-  static constexpr int64_t kDepth = std::is_same_v<Operand, Pair> ? 2 : 1;
+  static constexpr int64_t kDepth = kPaired<Operand> ? 2 : 1;
+  static constexpr int64_t kReadRows = 1;
   static constexpr bool kIsSlow = true;
 
   static void multiply(int64_t n_rows, int64_t K, const ElementOf<Operand>* a, int64_t stride,

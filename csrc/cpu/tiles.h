@@ -49,7 +49,7 @@ struct TileScope {
 template <>
 struct Product<Tiles> {
   using Scope = TileScope;
-  static constexpr int64_t kDepth = kTileDepth;
+  static constexpr int64_t kDepth = kTileDepth, kReadRows = kTileRows;
   static constexpr bool kIsSlow = false;
 
   static void multiply(int64_t n_rows, int64_t K, const c10::BFloat16* a, int64_t stride,
