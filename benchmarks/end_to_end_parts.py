@@ -80,14 +80,13 @@ def _is_backward(event: Any) -> bool:
 
 
 def measure(work: Callable[[], object], labels: Callable[[ExitStack], None], device: str) -> Any:
-    """Return the launches and parts of one call.
+    """Return the launches and parts of one call of what has run before.
 
     Returns:
         operations: torch's, that no other one calls; kernels: launched on a GPU, copies and fills
             too, None on a CPU; parts_ms: part -> milliseconds, slowed by the profiler where there
             are many operations; busy: part of the time in which the GPU runs a kernel, or None.
     """
-    work()
     on_gpu = device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with ExitStack() as stack:

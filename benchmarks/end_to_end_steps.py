@@ -29,10 +29,12 @@ from ulmfit_fast.schedule import discriminative_rates
 
 #: Batches of a language model that are read in turn.
 N_BATCHES = 4
-#: Distance from ours in float32 that the check allows, dropout off: of the loss, and of all
-#: gradients together. bfloat16 rounds each factor of a product by up to 2**-9.
+#: Distance from ours in float32 that the check allows, dropout off: of the loss, and of the
+#: gradient of each parameter. bfloat16 rounds each factor of a product by up to 2**-9, 0.01 of a
+#: language model's gradients, and moves maxima over time, 0.11 of a classifier's (2026-11-25).
 ALLOWED_LOSS = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 2e-2}
-ALLOWED_GRADIENT = {"float32": 1e-3, "bfloat16": 1e-1, "float16": 1e-1}
+ALLOWED_GRADIENT = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 5e-2}
+ALLOWED_ROUNDED_CLASSIFIER = 0.3
 MOMENTUM = CONFIG.betas[0]
 
 
@@ -236,15 +238,21 @@ class Way:
         return made(case, self.dtype, device, files, self.impl == "reference")
 
 
+def is_right(case: Case, way: Way, loss: float, gradient: float) -> bool:
+    """Say whether an implementation is as near to ours in float32 as its dtype allows."""
+    allowed = ALLOWED_GRADIENT[way.dtype]
+    if case.kind == "classifier" and way.dtype != "float32":
+        allowed = ALLOWED_ROUNDED_CLASSIFIER
+    return loss <= ALLOWED_LOSS[way.dtype] and gradient <= allowed  # NaN is none
+
+
 def distances(found: list[Tensor], expected: list[Tensor]) -> tuple[float, float]:
-    """Return the relative distances of the first tensor, and of all others together."""
-    first = relative(found[:1], expected[:1])
-    return first, relative(found[1:], expected[1:]) if len(expected) > 1 else 0.0
+    """Return the relative distances of the first tensor, and the largest of the others."""
+    each = [relative(*pair) for pair in zip(found, expected, strict=True)]
+    return each[0], max(each[1:], default=0.0)
 
 
-def relative(found: list[Tensor], expected: list[Tensor]) -> float:
-    """Return ||found - expected|| / ||expected|| over all tensors together."""
-    pairs = list(zip(found, expected, strict=True))
-    wrong = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
-    size = sum(float(b.double().square().sum()) for _, b in pairs)
-    return float((wrong / size) ** 0.5)
+def relative(found: Tensor, expected: Tensor) -> float:
+    """Return ||found - expected|| / ||expected||; NaN where either is not a number."""
+    wrong = torch.linalg.vector_norm(found.double() - expected.double())
+    return float(wrong / torch.linalg.vector_norm(expected.double()).clamp(min=1e-30))

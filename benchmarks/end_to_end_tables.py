@@ -34,7 +34,7 @@ def of_end_to_end(record: dict[str, Any], whole: bool) -> list[str]:
     inexact = [case for case in record["cases"] if case["gradient_error"] > 0.5]
     notes = [
         f"**{case['impl']} {case['dtype']}, {case['case']}: its gradients are wrong here** "
-        f"(relative distance {case['gradient_error']:.1g} from float32)."
+        f"(up to {case['gradient_error']:.1g} of a parameter's gradient from float32)."
         for case in inexact
     ]
     parts = of_parts(record["cases"])

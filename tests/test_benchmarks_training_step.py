@@ -100,10 +100,11 @@ def test_files_are_read(data: ModuleType, tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", OURS[1:], ids=" ".join)
 @pytest.mark.parametrize("name", NAMES)
 def test_our_ways_do_the_same_work(
-    steps: ModuleType, data: ModuleType, script: ModuleType, name: str, way: tuple[str, str]
+    steps: ModuleType, data: ModuleType, name: str, way: tuple[str, str]
 ) -> None:
-    errors = errors_of(steps, tiny(data, name), way, data.Files())
-    assert script.is_right(steps.Way(*way), *errors)
+    case = tiny(data, name)
+    errors = errors_of(steps, case, way, data.Files())
+    assert steps.is_right(case, steps.Way(*way), *errors)
 
 
 @pytest.mark.peer
@@ -111,11 +112,12 @@ def test_our_ways_do_the_same_work(
 @pytest.mark.parametrize("way", FASTAI, ids=" ".join)
 @pytest.mark.parametrize("name", NAMES)
 def test_fastai_does_the_same_work(
-    steps: ModuleType, data: ModuleType, script: ModuleType, name: str, way: tuple[str, str]
+    steps: ModuleType, data: ModuleType, name: str, way: tuple[str, str]
 ) -> None:
     pytest.importorskip("fastai")
-    errors = errors_of(steps, tiny(data, name), way, data.Files())
-    assert script.is_right(steps.Way(*way), *errors)
+    case = tiny(data, name)
+    errors = errors_of(steps, case, way, data.Files())
+    assert steps.is_right(case, steps.Way(*way), *errors)
 
 
 @pytest.mark.parametrize("way", [*OURS, *FASTAI], ids=" ".join)
@@ -173,6 +175,7 @@ def test_parts_of_a_step_are_told_apart(
 ) -> None:
     case = dataclasses.replace(tiny(data, "lm-30k"), H=64, E=32, V=2000)
     work = steps.Way("ulmfit_fast", "float32").build(case, "cpu", data.Files())
+    work()
     found = parts.measure(work, work.label, "cpu")
     names = {"LSTM", "softmax and loss", "embedding and dropouts", "AR and TAR", "optimizer"}
     assert names <= set(found["parts_ms"]) <= set(parts.PARTS)
