@@ -6,6 +6,7 @@ Sizes: V vocabulary, B batch rows, T tokens of a row or of a chunk.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import lzma
 import random
@@ -132,6 +133,7 @@ def draw_ids(n: int, V: int, generator: torch.Generator) -> Tensor:
     return n_special + torch.multinomial(weights, n, replacement=True, generator=generator)
 
 
+@functools.cache
 def lm_batches(case: Case, files: Files, n_batches: int) -> list[Batch]:
     """Return consecutive batches of B streams."""
     n_each = n_batches * case.T + 1
@@ -151,6 +153,7 @@ def lm_batches(case: Case, files: Files, n_batches: int) -> list[Batch]:
     ]
 
 
+@functools.cache
 def labelled_texts(case: Case, files: Files) -> list[tuple[str, str]]:
     """Return (label, text) of the file of the case's kind of documents, shuffled."""
     if case.documents == "long":
@@ -176,6 +179,7 @@ def draw_lengths(case: Case, generator: torch.Generator) -> Tensor:
     return lengths
 
 
+@functools.cache
 def documents(case: Case, files: Files) -> tuple[list[Tensor], Tensor]:
     """Return the ids of n_docs documents, int64, and their classes; the longest comes first."""
     generator = torch.Generator().manual_seed(SEED)
@@ -232,6 +236,7 @@ def checked_batch(case: Case, batch: Batch) -> Batch:
     return batch_of(cut, batch.targets[: len(cut)], case.T)
 
 
+@functools.cache
 def predicted_text(case: Case, files: Files) -> tuple[str, Tokenizer]:
     """Return a text of some 40 words, and a tokenizer with V words that knows them."""
     if files.long is not None:

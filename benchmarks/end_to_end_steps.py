@@ -138,26 +138,26 @@ class FastaiTraining:
         self.learn.one_batch(0, (batch.chunked, batch.targets))
 
     def outcome(self) -> list[Tensor]:
-        """Return the loss of the checked batch, and the gradients; take no step."""
-        from fastai.callback.core import Callback, CancelStepException
+        """Return the loss of the checked batch, and the gradients; the step has the rate 0."""
+        from fastai.callback.core import Callback
 
         parameters, found = models.fastai_parameters(self.model), []
 
         class KeepGradients(Callback):
-            """Reads the gradients before the optimizer does, which then does not step."""
+            """Copies the loss and the gradients before the optimizer has them."""
 
             order = -100
 
             def before_step(self) -> None:
                 found.extend([self.learn.loss_grad.detach(), *(p.grad.clone() for p in parameters)])
-                raise CancelStepException
 
-        keeper = KeepGradients()
-        with models.without_dropout(self.model), self.learn.added_cbs([keeper]):
-            self.learn.one_batch(0, (self.checked.chunked, self.checked.targets))
-        self.model.reset()
         scaler = getattr(self.learn, "scaler", None)
-        scale = scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        self.learn.opt.set_hyper("lr", 0.0)
+        with models.without_dropout(self.model), self.learn.added_cbs([KeepGradients()]):
+            self.learn.one_batch(0, (self.checked.chunked, self.checked.targets))
+        self.learn.opt.clear_state()
+        self.model.reset()
         return [tensor / scale for tensor in found]
 
     def label(self, stack: ExitStack) -> None:

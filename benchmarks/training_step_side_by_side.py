@@ -203,8 +203,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def files_of(options: argparse.Namespace) -> Files:
-    """Return the files that the options name."""
-    return Files(options.text, options.imdb, options.trec)
+    """Return the files that the options name; none for tiny cases."""
+    return Files() if options.quick else Files(options.text, options.imdb, options.trec)
 
 
 def chosen_cases(options: argparse.Namespace) -> list[Case]:
@@ -235,6 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=Path, help=f"{what}, plain or .xz")
     parser.add_argument("--weigh", nargs=2, metavar=("IMPL", "DTYPE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.rounds < 2:
+        parser.error("--rounds: at least 2, as the two halves of a case are compared")
     machine.use_whole_float32()
     warnings.filterwarnings("ignore", module="fast|torch")
     if options.weigh:
