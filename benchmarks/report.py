@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import end_to_end_tables
 import machine as machine_record
 import plot
 import tables
@@ -79,8 +80,12 @@ def section(record: dict[str, Any], whole: bool) -> str:
         whole: every case, for docs; else those for the README.
     """
     cases = [case for case in record["cases"] if whole or for_readme(case)]
-    in_turns = "ratios" in record
-    lines = tables.of_turns(record, whole) if in_turns else tables.of_cases(cases, whole)
+    if "ratios" not in record:
+        lines = tables.of_cases(cases, whole)
+    elif record["cases"] and record["cases"][0]["mode"] == "end to end":
+        lines = end_to_end_tables.of_end_to_end(record, whole)
+    else:
+        lines = tables.of_turns(record, whole)
     if not lines:
         return ""
     reasons = reasons_left_out(record) if whole else []

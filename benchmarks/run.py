@@ -25,6 +25,7 @@ GPU_ONLY = {"cudnn"}
 SIDE_BY_SIDE = {
     "lstm-side-by-side": "side_by_side.py",
     "optimizer-side-by-side": "optimizer_side_by_side.py",
+    "training-step-side-by-side": "training_step_side_by_side.py",
 }
 
 

@@ -21,11 +21,11 @@ Entry = tuple[str, str]
 
 
 def measure(
-    calls: Mapping[Entry, Callable[[], object]], rounds: int, device: str
+    calls: Mapping[Entry, Callable[[], object]], rounds: int, device: str, n_warm: int = N_WARM
 ) -> dict[Entry, list[float]]:
     """Return the time of each round in milliseconds: every call once, then every call again."""
     for call in calls.values():
-        for _ in range(N_WARM):
+        for _ in range(n_warm):
             call()
     machine.synchronize(device)
     times_ms: dict[Entry, list[float]] = {entry: [] for entry in calls}

@@ -170,11 +170,10 @@ def test_ratio_is_taken_within_a_round(turns: ModuleType) -> None:
     assert turns.ratio([2.0, 3.0, 2.0], [3.0, 2.0, 2.0])["equal"]
 
 
-def test_side_by_side_runs_all_in_turns(turns: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "N_WARM", 0)
+def test_side_by_side_runs_all_in_turns(turns: ModuleType) -> None:
     order: list[str] = []
     calls = {(name, "float32"): lambda name=name: order.append(name) for name in "ABC"}
-    times_ms = turns.measure(calls, 2, "cpu")
+    times_ms = turns.measure(calls, 2, "cpu", n_warm=0)
     assert "".join(order) == "ABCABC"
     assert all(len(times) == 2 for times in times_ms.values())
 
