@@ -341,8 +341,8 @@ class ULMFiTTrainer:
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        """Seed torch for a stage, and give the caller's generators back afterwards."""
+        """Seed torch for a stage, without the caller's generators and without its autocast."""
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), torch.autocast(self.device.type, enabled=False):
             torch.manual_seed(self.config.seed)
             yield
