@@ -161,7 +161,7 @@ class GraphSteps(EagerSteps):
         if self._n_seen[shapes] <= EAGER_STEPS or len(self._recordings) >= self.most:
             return None
         # Outside the graphs' shared memory, in which one graph's results are another's scratch.
-        inputs = tuple(torch.empty_like(tensor) for tensor in batch.inputs)
+        inputs = tuple(tensor.clone() for tensor in batch.inputs)
 
         def call() -> None:
             parts = EagerSteps.step(self, Batch(inputs, batch.n_tokens), None)
