@@ -98,6 +98,7 @@ def settings_in_memory() -> Iterator[None]:
         if not self.capturable:
             return torch.tensor(rows_of(groups)[0], dtype=torch.float64)
         if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+            self.check_capture(groups)
             assert self.table is not None
             assert self.are_sent(groups), "a capture cannot send settings"
             return self.table

@@ -71,8 +71,10 @@ class CudaRecorder:
         capture = torch.cuda.graph(
             graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
         )
+        now = torch.cuda.current_stream(self._device)
         try:
-            with torch.cuda.device(self._device), capture:
+            # The stream of now around it: a capture that fails leaves its own behind.
+            with torch.cuda.device(self._device), torch.cuda.stream(now), capture:
                 call()
         except torch.OutOfMemoryError:
             raise
@@ -175,9 +177,9 @@ class GraphSteps(EagerSteps):
         return self._recordings[shapes]
 
     def _carry(self, state: EncoderState) -> None:
-        """Copy the state into memory that stays."""
+        """Copy the state into memory that stays: that of the first."""
         if self.state is None:
-            self.state = [(h.clone(), c.clone()) for h, c in state]
+            self.state = state
             return
         for kept, new in zip(self.state, state, strict=True):
             for fixed, tensor in zip(kept, new, strict=True):
