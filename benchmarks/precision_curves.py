@@ -1,11 +1,11 @@
 """Train one language model in float32 and in bfloat16, and compare the loss curves.
 
-    python benchmarks/precision_curves.py --text wiki.train.txt.xz [--steps 2000] [--size small]
+    python benchmarks/precision_curves.py --text wiki.train.txt.xz [--steps 2000] [--size tiny]
 
-writes benchmarks/results/precision-curves--<cpu or cuda>--<yyyymmdd>.json and prints the curves and
-their distance. Both runs are the trainer's own loop with one seed: the same weights at the start,
-batches, masks and rates. A curve is smoothed by the mean of the last WINDOW steps; distances are
-relative to float32's.
+writes benchmarks/results/accuracy/precision-curves--<cpu or cuda>--<yyyymmdd>.json and prints the
+curves and their distance. Both runs are the trainer's own loop with one seed: the same weights at
+the start, batches, masks and rates. A curve is smoothed by the mean of the last WINDOW steps;
+distances are relative to float32's.
 """
 
 from __future__ import annotations
@@ -150,6 +150,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     )
     corpus = Corpus.build(texts, tokenizer)
     origin = machine.origin(f"python benchmarks/{CASE.replace('-', '_')}.py")
+    command = str(origin["command"]).replace(str(options.text), options.text.name)
     runs, curves = [], {}
     for precision in PRECISIONS:
         found, curves[precision] = train(corpus, tokenizer, options, precision)
@@ -157,6 +158,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         **origin,
+        "command": command,
         "machine": machine.describe(options.device),
         "text": {
             "name": options.text.name,
@@ -165,6 +167,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             "vocabulary": len(tokenizer.vocab),
         },
         "size": options.size,
+        "recipe": config.recipe,
         "steps": options.steps,
         "batch_size": options.batch_size,
         "bptt": options.bptt,
@@ -194,13 +197,14 @@ def main(arguments: list[str] | None = None) -> int:
     found = argparse.ArgumentParser(description="Compare loss curves in float32 and bfloat16.")
     found.add_argument("--text", type=Path, required=True, help="a text a line; .gz or .xz too")
     found.add_argument("--steps", type=int, default=2000)
-    found.add_argument("--size", choices=tuple(SIZES), default="small")
+    found.add_argument("--size", choices=tuple(SIZES), default="tiny")
     found.add_argument("--batch-size", type=int, default=16)
     found.add_argument("--bptt", type=int, default=70)
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--documents", type=int, help="take only so many of the text's")
     found.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    found.add_argument("--results", type=Path, default=machine.ROOT / "benchmarks" / "results")
+    results = machine.ROOT / "benchmarks" / "results" / "accuracy"
+    found.add_argument("--results", type=Path, default=results)
     options = found.parse_args(arguments)
     record = compare(options)
     sys.stdout.write("\n".join(lines(record)) + "\n")
