@@ -211,3 +211,18 @@ def test_patience_stops_a_stage_and_the_best_weights_stay(monkeypatch) -> None:
     assert [epoch["error"] for epoch in result.epochs] == [0.5, 0.2, 0.3, 0.4]
     assert result.best["error"] == 0.2
     assert weights_hash(trainer.classifier) == hashes[1]
+
+
+def test_a_step_hands_out_losses_without_their_history(monkeypatch) -> None:
+    """It would keep nodes of the backward pass on their stream, which a capture cannot have."""
+    found: list[LossParts] = []
+    step = steps.EagerSteps.step
+
+    def spy(of: steps.EagerSteps, *arguments: Any) -> LossParts:
+        found.append(step(of, *arguments))
+        return found[-1]
+
+    monkeypatch.setattr(steps.EagerSteps, "step", spy)
+    ULMFiTTrainer(small_config(), size="tiny").pretrain(draw_texts(30)[0])
+    assert found
+    assert all(x.grad_fn is None for parts in found for x in vars(parts).values())
