@@ -30,7 +30,9 @@ def draw_texts(n: int, seed: int = 0) -> tuple[list[str], list[str]]:
 
 
 def small_config(recipe: str = "fastai", **overrides: object) -> TrainConfig:
-    config = TrainConfig.preset(recipe, min_freq=1, bptt=12, max_len=24, **overrides)
+    """Return quick settings; in float32, so that a test means the same on every machine."""
+    settings: dict[str, object] = {"precision": "fp32", **overrides}
+    config = TrainConfig.preset(recipe, min_freq=1, bptt=12, max_len=24, **settings)
     config = config.with_stage("pretrain", epochs=2, batch_size=8, lr=0.01, dropouts=LIGHT)
     config = config.with_stage("language_model", epochs=2, batch_size=8, lr=0.01, dropouts=LIGHT)
     return config.with_stage("classifier", epochs=4, batch_size=16, dropouts=LIGHT)

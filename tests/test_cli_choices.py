@@ -22,6 +22,66 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+# --- precision and graphs
+
+
+@pytest.mark.parametrize(
+    ("given", "why_not", "name", "why"),
+    [
+        (None, None, "bf16", "the hardware has it"),
+        (None, "it is old", "fp32", "it is old"),
+        ("fp32", None, "fp32", "as asked for"),
+        ("bf16", None, "bf16", "as asked for"),
+        ("bf16", "it is old", "bf16", "as asked for, but slow: it is old"),
+    ],
+)
+def test_precision(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, why_not: str | None, name: str, why: str
+):
+    monkeypatch.setattr("ulmfit_fast.training.precision.why_no_bf16", lambda _: why_not)
+    settings = Settings(precision=given, device="cpu")
+    choices = choose(settings, {"pretrain": 10}, 10, "pretrain")
+    assert (choices.precision.name, choices.precision.why) == (name, why)
+    assert choices.config.precision == (given or "auto")
+
+
+def test_precision_of_a_run_is_said_recorded_and_used_again(folder: Path):
+    ran = succeed("train", "train.csv", "--precision", "bf16", *SHORT)
+    assert "\nprecision bf16 (as asked for" in ran.stdout
+    assert " M parameters in bf16, batches of " in ran.stderr
+    summary = json.loads(Path("runs/train/run.json").read_text())
+    assert (summary["precision"], summary["config"]["precision"]) == ("bf16", "bf16")
+    assert summary["cuda_graphs"] is False
+    assert json_of(succeed("info", "runs/train", "--json"))["precision"] == "bf16"
+    said = [
+        succeed("predict", "runs/train", "train.csv", *arguments).stdout
+        for arguments in ([], [], ["--precision", "bf16"], ["--precision", "fp32"])
+    ]
+    assert said[0] == said[1] == said[2] != said[3]
+    losses = [
+        json_of(succeed("evaluate", "runs/train", "train.csv", "--json", *arguments))["loss"]
+        for arguments in (["--precision", "bf16"], ["--precision", "fp32"])
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] != losses[1]
+
+
+def test_cuda_graphs_without_a_gpu_are_one_line(folder: Path):
+    result = run("train", "train.csv", "--device", "cpu", "--cuda-graphs", *SHORT)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: CUDA graphs need a GPU, and the device is 'cpu': train without --cuda-graphs "
+        "(cuda_graphs=False)\n"
+    )
+    assert not Path("runs").exists()
+
+
+def test_info_says_what_auto_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ulmfit_fast.training.precision.why_no_bf16", lambda _: "it is old")
+    assert "\nprecision    fp32 (auto: it is old)\n" in succeed("info").stdout
+    assert json_of(succeed("info", "--json"))["precision"] == "fp32"
+
+
 # --- recipe and size
 
 
@@ -64,6 +124,7 @@ def test_size(
     why: str,
 ):
     monkeypatch.setattr("ulmfit_fast.commands.choices.choose_device", lambda _: device)
+    monkeypatch.setattr("ulmfit_fast.training.precision.why_no_bf16", lambda _: None)
     choices = choose(Settings(size=size), {"pretrain": n_words}, 10, "pretrain")
     assert (choices.size, choices.why_size) == (expected, why)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from small_training import draw_texts, small_config, train_all, weights_hash
 from ulmfit_fast import TrainingError, ULMFiTTrainer
 from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, LossParts, TextClassifier
 from ulmfit_fast.optim import layer_param_groups
-from ulmfit_fast.training import loop, tasks
+from ulmfit_fast.training import loop, steps, tasks
 from ulmfit_fast.training.progress import Observer
 
 
@@ -52,7 +53,7 @@ class Watch(Observer):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.moved: list[list[str]] = []
         self.rates: list[dict[str, float]] = []
-        run, update = loop.Fit.run, loop.Fit._update
+        run, step = loop.Fit.run, steps.EagerSteps.step
 
         def spy_run(fit: loop.Fit) -> loop.StageResult:
             self.groups = fit.groups
@@ -60,12 +61,12 @@ class Watch(Observer):
             self.moved, self.rates = [], []
             return run(fit)
 
-        def spy_update(fit: loop.Fit, parts: LossParts) -> None:
-            self.rates.append({g["layer"]: g["lr"] for g in fit.optimizer.param_groups})
-            update(fit, parts)
+        def spy_step(of: steps.EagerSteps, *arguments: Any) -> LossParts:
+            self.rates.append({g["layer"]: g["lr"] for g in of.optimizer.param_groups})
+            return step(of, *arguments)
 
         monkeypatch.setattr(loop.Fit, "run", spy_run)
-        monkeypatch.setattr(loop.Fit, "_update", spy_update)
+        monkeypatch.setattr(steps.EagerSteps, "step", spy_step)
 
     def epoch_ended(self, stage: str, epoch: int, metrics: dict[str, float]) -> None:
         def moved(name: str) -> bool:
@@ -145,34 +146,37 @@ def test_weight_decay_spares_what_fastai_spares() -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(monkeypatch) -> None:
     texts, _ = draw_texts(60)
     seen = []
-    losses = tasks.LanguageModelTask.losses
+    loss = tasks.LanguageModelTask.loss
 
-    def broken(self, epoch):
-        for step, (parts, n) in enumerate(losses(self, epoch)):
-            if step == 2:
-                seen.append((self.model, weights_hash(self.model)))
-                parts = replace(parts, total=parts.total * float("nan"))
-            yield parts, n
+    def broken(self, inputs, state):
+        parts, state = loss(self, inputs, state)
+        seen.append((self.model, weights_hash(self.model)))
+        if len(seen) == 3:
+            parts = replace(parts, total=parts.total * float("nan"))
+        return parts, state
 
-    monkeypatch.setattr(tasks.LanguageModelTask, "losses", broken)
+    monkeypatch.setattr(tasks.LanguageModelTask, "loss", broken)
     with pytest.raises(TrainingError, match="stage pretrain, step 3: the loss is nan"):
         ULMFiTTrainer(small_config(), size="tiny").pretrain(texts)
-    model, before = seen[0]
+    model, before = seen[-1]
     assert weights_hash(model) == before
 
 
 def test_a_loss_that_is_read_seldom_is_still_found(monkeypatch) -> None:
     """As on a GPU, where the loss is read every 20 steps."""
     texts, _ = draw_texts(60)
-    losses = tasks.LanguageModelTask.losses
+    loss = tasks.LanguageModelTask.loss
     monkeypatch.setattr(loop, "CPU_STEPS_BETWEEN_READS", 1000)
+    n_steps = 0
 
-    def broken(self, epoch):
-        for parts, n in losses(self, epoch):
-            scale = float("nan") if epoch == 1 else 1.0
-            yield replace(parts, cross_entropy=parts.cross_entropy * scale), n
+    def broken(self, inputs, state):
+        nonlocal n_steps
+        n_steps += 1
+        parts, state = loss(self, inputs, state)
+        scale = float("nan") if n_steps == 2 else 1.0
+        return replace(parts, cross_entropy=parts.cross_entropy * scale), state
 
-    monkeypatch.setattr(tasks.LanguageModelTask, "losses", broken)
+    monkeypatch.setattr(tasks.LanguageModelTask, "loss", broken)
     with pytest.raises(TrainingError, match=r"stage pretrain, step .*: the train_loss is nan"):
         ULMFiTTrainer(small_config(), size="tiny").pretrain(texts)
 
@@ -207,3 +211,18 @@ def test_patience_stops_a_stage_and_the_best_weights_stay(monkeypatch) -> None:
     assert [epoch["error"] for epoch in result.epochs] == [0.5, 0.2, 0.3, 0.4]
     assert result.best["error"] == 0.2
     assert weights_hash(trainer.classifier) == hashes[1]
+
+
+def test_a_step_hands_out_losses_without_their_history(monkeypatch) -> None:
+    """It would keep nodes of the backward pass on their stream, which a capture cannot have."""
+    found: list[LossParts] = []
+    step = steps.EagerSteps.step
+
+    def spy(of: steps.EagerSteps, *arguments: Any) -> LossParts:
+        found.append(step(of, *arguments))
+        return found[-1]
+
+    monkeypatch.setattr(steps.EagerSteps, "step", spy)
+    ULMFiTTrainer(small_config(), size="tiny").pretrain(draw_texts(30)[0])
+    assert found
+    assert all(x.grad_fn is None for parts in found for x in vars(parts).values())

@@ -15,6 +15,7 @@ from ulmfit_fast import LayerwiseAdamW, ULMFiTTrainer
 from ulmfit_fast.model import LossParts
 from ulmfit_fast.training import loop, tasks
 from ulmfit_fast.training.progress import Observer
+from ulmfit_fast.training.steps import Batch
 
 # The project's criterion for curves: as far from AdamW's loop over tensors as torch's own fused
 # AdamW is, twice, and a floor. Training magnifies rounding: at the classifier's last batch, of two
@@ -98,24 +99,28 @@ def test_every_stage_clips_as_its_settings_say(monkeypatch: pytest.MonkeyPatch) 
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    losses = tasks.LanguageModelTask.losses
-    n_batches: list[int] = []
+    loss, batches = tasks.LanguageModelTask.loss, tasks.LanguageModelTask.batches
+    place = [0, 0]  # epoch, step
 
-    def broken(self: Any, epoch: int) -> Iterator[tuple[LossParts, int]]:
-        for step, (parts, n) in enumerate(losses(self, epoch)):
-            if epoch == 1 and step in (2, 4):
-                # The root of 0 adds nothing to the loss and NaN to the gradient.
-                parts = replace(
-                    parts, total=parts.total + (0 * self.model.decoder_bias.sum()).sqrt()
-                )
-            yield parts, n
-        n_batches.append(step + 1)
+    def counted(self: Any, epoch: int) -> Iterator[Batch]:
+        for step, batch in enumerate(batches(self, epoch)):
+            place[:] = epoch, step
+            yield batch
 
-    monkeypatch.setattr(tasks.LanguageModelTask, "losses", broken)
+    def broken(self: Any, inputs: tuple[Tensor, ...], state: Any) -> tuple[LossParts, Any]:
+        parts, state = loss(self, inputs, state)
+        if place in ([1, 2], [1, 4]):
+            # The root of 0 adds nothing to the loss and NaN to the gradient.
+            parts = replace(parts, total=parts.total + (0 * self.model.decoder_bias.sum()).sqrt())
+        return parts, state
+
+    monkeypatch.setattr(tasks.LanguageModelTask, "batches", counted)
+    monkeypatch.setattr(tasks.LanguageModelTask, "loss", broken)
     texts, _ = draw_texts(100)
     trainer = ULMFiTTrainer(small_config(), size="tiny")
     result = trainer.pretrain(texts)
-    assert n_batches[1] > 4
+    assert place[0] == 1
+    assert place[1] > 4
     assert [epoch.get("skipped_steps") for epoch in result.epochs] == [None, 2]
     assert trainer.language_model is not None
     assert all(bool(p.isfinite().all()) for p in trainer.language_model.parameters())

@@ -131,6 +131,10 @@ encoding_option = click.option(
     "--encoding", metavar="NAME", help="Of the files; UTF-8 and UTF-16 are detected."
 )
 device_option = click.option("--device", metavar="cpu|cuda", help="Default: a GPU if there is one.")
+precision_option = click.option(
+    "--precision", type=click.Choice(["auto", "bf16", "fp32"]),
+    help="Of products. Default: a given MODEL's, else auto: bf16 where the hardware has it.",
+)  # fmt: skip
 text_column_option = click.option(
     "--text-column", "text_columns", multiple=True, metavar="NAME",
     help="Column of the text; repeat it for more than one. Default: the model's, else found.",
@@ -145,7 +149,9 @@ header_option = click.option(
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace what stands at --out, once the new one is whole."
 )
-reading_options = _options(text_column_option, header_option, encoding_option, device_option)
+reading_options = _options(
+    text_column_option, header_option, encoding_option, device_option, precision_option
+)
 run_options = _options(
     click.option("--size", type=click.Choice(["tiny", "small", "base"]),
                  help="Default: base on a GPU; on a CPU tiny below 200,000 words, else small."),
@@ -157,6 +163,8 @@ run_options = _options(
     click.option("--batch-size", type=click.IntRange(min=1),
                  help="Rows of a batch. Default: by the amount of text."),
     reading_options,
+    click.option("--cuda-graphs/--no-cuda-graphs", default=False, show_default=True,
+                 help="Train language models by replaying CUDA graphs: the same results."),
     click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
                  help="Keeps numericalized texts for the next run; may be deleted at any time. "
                       "Default: ulmfit_fast in $XDG_CACHE_HOME or ~/.cache."),
@@ -336,6 +344,6 @@ def _settings(values: dict[str, Any]) -> Settings:
 
     names = (
         "preset", "size", "tokenizer", "device", "seed", "batch_size", "general_epochs",
-        "lm_epochs", "epochs",
+        "lm_epochs", "epochs", "precision", "cuda_graphs",
     )  # fmt: skip
     return Settings(**{name: values.pop(name) for name in names if name in values})

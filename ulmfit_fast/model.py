@@ -254,15 +254,13 @@ class TextClassifier(nn.Module):
             lengths: tokens of each row; integers in 1..T. On the CPU, so that no device waits.
 
         Returns:
-            pooled: [last, max, mean] of each row; shape [B, 3E].
-            output: encoder output of the kept chunks, rows ordered longest first, zero where a row
-                had not begun; shape [T', B, E].
+            pooled: [last, max, mean] of each row, float32 or wider; shape [B, 3E].
+            output: of the encoder, kept chunks, longest row first, 0 before a row; [T', B, E].
         """
         plan = plan_chunks(lengths, ids.shape[1], self.bptt, self.max_len)
         if len(plan.order) != len(ids):
-            raise ValueError(
-                f"lengths: expected {len(ids)}, one for each row of ids, found {len(plan.order)}"
-            )
+            expected = f"expected {len(ids)}, one for each row of ids"
+            raise ValueError(f"lengths: {expected}, found {len(plan.order)}")
         rows = plan.on_device(ids.device)
         aligned = align_chunks(ids, rows, plan.chunks[-1][0].stop, self.config.pad_id)
         state: EncoderState | None = None
@@ -275,15 +273,20 @@ class TextClassifier(nn.Module):
             if chunk >= plan.first_kept:
                 kept.append(nn.functional.pad(output, (0, 0, 0, len(ids) - n_rows)))
         output = torch.cat(kept)
-        pooled = functional.concat_pool(output.transpose(0, 1), rows.start, rows.end)
+        wide = output.to(torch.promote_types(output.dtype, torch.float32))
+        pooled = functional.concat_pool(wide.transpose(0, 1), rows.start, rows.end)
         return pooled[rows.place], output
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Return the logits [B, C] of pooled documents [B, 3E]; autocast has no say in the head."""
+        dtype = next(self.head.parameters()).dtype
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.head(pooled.to(dtype))  # type: ignore[no-any-return]
 
     def forward(self, ids: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return logits [B, C]; lengths default to the tokens before the trailing padding."""
-        if lengths is None:
-            lengths = self.lengths_of(ids)
-        logits: Tensor = self.head(self.encode(ids, lengths)[0])
-        return logits
+        pooled, _ = self.encode(ids, self.lengths_of(ids) if lengths is None else lengths)
+        return self.classify(pooled)
 
     def loss(
         self, ids: Tensor, lengths: Tensor, labels: Tensor, alpha: float, beta: float
@@ -302,7 +305,7 @@ class TextClassifier(nn.Module):
             logits: shape [B, C].
         """
         pooled, output = self.encode(ids, lengths)
-        logits = self.head(pooled)
+        logits = self.classify(pooled)
         cross_entropy = nn.functional.cross_entropy(logits.float(), labels)
         _, penalty = functional.activation_regularization(output, alpha, beta)
         return LossParts(cross_entropy + penalty, cross_entropy.detach()), logits

@@ -22,6 +22,7 @@ from ulmfit_fast.text import TextTable
 from ulmfit_fast.text.sources import known_encoding
 from ulmfit_fast.text.table import RawTable, load_table
 from ulmfit_fast.training.evaluation import Evaluation, Prediction
+from ulmfit_fast.training.precision import PrecisionName
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
 
@@ -38,6 +39,7 @@ class ApplyOptions:
         encoding: None detects UTF-8 and UTF-16.
         header: whether a csv file begins with column names; None decides.
         device: None takes a GPU where torch sees one.
+        precision: None takes the one that the model was trained with.
         out: file for the predictions; None is standard output.
         overwrite: whether a file may stand there.
     """
@@ -49,6 +51,7 @@ class ApplyOptions:
     encoding: str | None = None
     header: bool | None = None
     device: str | None = None
+    precision: PrecisionName | None = None
     out: Path | None = None
     overwrite: bool = False
 
@@ -64,7 +67,7 @@ def predict(options: ApplyOptions, terminal: Terminal) -> None:
     out = options.out
     if out is not None:
         _check_place(out, overwrite=options.overwrite)
-    trainer = load_classifier(options.model, options.device)
+    trainer = load_classifier(options.model, options.device, options.precision)
     table = _read_texts(options, trainer.text_columns, terminal)
     rows, texts, n_skipped = table.rows, table.texts, len(table.skipped)
     if out is not None and not terminal.as_json:
@@ -91,7 +94,7 @@ def evaluate(options: ApplyOptions, terminal: Terminal) -> None:
     Raises:
         InputError: the model or the file cannot be used, or a label is unknown to the model.
     """
-    trainer = load_classifier(options.model, options.device)
+    trainer = load_classifier(options.model, options.device, options.precision)
     table = _read(options, trainer.text_columns, terminal, labelled=True)
     part = labelled_part(table)
     left_out = [(table.source, row) for row in table.skipped] + rows_without_label(table)
@@ -126,14 +129,16 @@ def say_classes(result: Evaluation, terminal: Terminal) -> None:
         terminal.say(f"  {-negative_n} of class {true} were taken for {answer}")
 
 
-def load_classifier(path: Path, device: str | None) -> ULMFiTTrainer:
+def load_classifier(
+    path: Path, device: str | None, precision: PrecisionName | None = None
+) -> ULMFiTTrainer:
     """Read a classifier from its folder, or from the folder of its run.
 
     Raises:
         InputError: no classifier is there, or it is damaged.
     """
     folder = find_model(path, "model")
-    trainer = ULMFiTTrainer.load(folder, device=device)
+    trainer = ULMFiTTrainer.load(folder, device=device, precision=precision)
     if trainer.classifier is None:
         raise InputError(
             f"{folder}: a language model, not a classifier; train one with ulmfit-fast train FILE "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
-from ulmfit_fast.training.device import choose_device
+from ulmfit_fast.training.device import check_cuda_graphs, choose_device
+from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
 
 # A stage learns by steps: the batch is the largest of these that leaves so many steps an epoch.
 BATCH_SIZES = (64, 32, 16, 8)
@@ -38,6 +39,8 @@ class Settings:
         lm_epochs: epochs of the language model on the target texts.
         epochs: epochs of the classifier.
         batch_size: rows of a batch in every stage.
+        precision: "auto", "bf16" or "fp32".
+        cuda_graphs: whether language models train by replaying CUDA graphs.
     """
 
     preset: str | None = None
@@ -49,6 +52,8 @@ class Settings:
     lm_epochs: int | None = None
     epochs: int | None = None
     batch_size: int | None = None
+    precision: PrecisionName | None = None
+    cuda_graphs: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Choices:
         size: of the model.
         tokenizer: its kind.
         device: "cpu" or "cuda", with an index perhaps.
+        precision: what the models compute in, with the reason.
+        cuda_graphs: as in Settings.
         why_recipe: reason, for the user.
         why_size: reason, for the user.
         why_device: reason, for the user.
@@ -84,6 +91,8 @@ class Choices:
     size: str
     tokenizer: str
     device: str
+    precision: Precision
+    cuda_graphs: bool
     why_recipe: str
     why_size: str
     why_device: str
@@ -93,11 +102,20 @@ def check_settings(settings: Settings) -> None:
     """Refuse, before anything is read, what no classifier can be trained with.
 
     Raises:
-        InputError: the batch size is too small, or there is no such device.
+        InputError: the batch size is too small, or there is no such device, or one without the
+            precision or the graphs asked for.
     """
     if settings.batch_size is not None:
         TrainConfig.preset().with_stage("classifier", batch_size=settings.batch_size)
-    choose_device(settings.device)
+    _device(settings)
+
+
+def _device(settings: Settings) -> tuple[str, Precision]:
+    """Return the device and what to compute in there, checked."""
+    device = torch.device(choose_device(settings.device))
+    if settings.cuda_graphs:
+        check_cuda_graphs(device)
+    return str(device), choose_precision(settings.precision or "auto", device)
 
 
 def choose(
@@ -117,7 +135,7 @@ def choose(
         base: language model to start from; None starts from scratch.
 
     Raises:
-        InputError: a number of epochs or rows that is too small, or no such device.
+        InputError: a number of epochs or rows that is too small, or a device as for check_settings.
     """
     config, why_recipe = _recipe(settings, has_base=base is not None, has_classifier=n_rows > 0)
     for stage, words in n_words.items():
@@ -126,14 +144,18 @@ def choose(
         config = _with_stage(config, stage, epochs, settings.batch_size, n_units)
     if n_rows:
         config = _with_stage(config, "classifier", settings.epochs, settings.batch_size, n_rows)
-    device = str(choose_device(settings.device))
+    device, precision = _device(settings)
+    config = replace(config, precision=settings.precision or "auto")
     why_device = "--device" if settings.device else ("found" if device != "cpu" else _why_cpu())
     if base is not None:
         size, why_size, tokenizer = base.size, f"as in {base.folder}", base.tokenizer
     else:
         size, why_size = _size(settings.size, device, sum(n_words.values()))
         tokenizer = settings.tokenizer or "word"
-    return Choices(config, size, tokenizer, device, why_recipe, why_size, why_device)
+    return Choices(
+        config, size, tokenizer, device, precision, settings.cuda_graphs, why_recipe, why_size,
+        why_device,
+    )  # fmt: skip
 
 
 def _recipe(settings: Settings, *, has_base: bool, has_classifier: bool) -> tuple[TrainConfig, str]:

@@ -13,6 +13,7 @@ from ulmfit_fast import __version__, _native, _ops
 from ulmfit_fast.commands.run_folder import find_model
 from ulmfit_fast.commands.terminal import Terminal, listing
 from ulmfit_fast.kernels import lstm
+from ulmfit_fast.training.precision import choose_precision
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
 #: Hidden units of the model's layers.
@@ -22,6 +23,7 @@ PERSISTENT_SIZES = (400, 1152)
 def say_environment(terminal: Terminal) -> None:
     """Print versions, processors and which kernel every op runs."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    precision = choose_precision("auto", torch.device("cuda" if gpus else "cpu"))
     kernels = {op: _kernels_of(op) for op in _ops.SCHEMAS}
     facts: dict[str, Any] = {
         "ulmfit_fast": __version__,
@@ -33,6 +35,7 @@ def say_environment(terminal: Terminal) -> None:
         "threads": torch.get_num_threads(),
         "gpus": gpus,
         "trains_on": "cuda" if gpus else "cpu",
+        "precision": precision.name,
         "kernels": kernels,
         "persistent_lstm": {H: _persistent_lstm(H) for H in PERSISTENT_SIZES},
     }
@@ -40,6 +43,8 @@ def say_environment(terminal: Terminal) -> None:
         if name in ("kernels", "persistent_lstm"):
             continue
         shown = ", ".join(value) if isinstance(value, list) else value
+        if name == "precision":
+            shown = f"{value} (auto: {precision.why})"
         terminal.say(f"{name:12s} {'none' if shown in (None, '') else shown}")
     for op, by_device in kernels.items():
         for device, kernel in by_device.items():
@@ -92,6 +97,7 @@ def say_model(path: Path, terminal: Terminal) -> None:
         "vocabulary": config.vocab_size,
         "recipe": trainer.config.recipe,
         "seed": trainer.config.seed,
+        "precision": trainer.config.precision,
         "classes": trainer.labels,
         "text_columns": list(trainer.text_columns),
     }

@@ -88,7 +88,9 @@ def say_plan(run: Run, out: Path, terminal: Terminal) -> None:
             terminal.say(line)
     choices, config = run.choices, run.choices.config
     terminal.say(f"model     {choices.size} ({choices.why_size}), {choices.tokenizer} tokens")
-    terminal.say(f"device    {choices.device} ({choices.why_device})")
+    graphs = ", CUDA graphs" if choices.cuda_graphs else ""
+    terminal.say(f"device    {choices.device} ({choices.why_device}){graphs}")
+    terminal.say(f"precision {choices.precision.name} ({choices.precision.why})")
     terminal.say(f"recipe    {config.recipe} ({choices.why_recipe}), seed {config.seed}")
     for title, line in _stage_lines(run):
         terminal.say(f"{title}: {line}")
@@ -183,6 +185,8 @@ def summarize(run: Run, out: Path) -> dict[str, Any]:
         "size": run.choices.size,
         "tokenizer": run.choices.tokenizer,
         "device": run.choices.device,
+        "precision": run.choices.precision.name,
+        "cuda_graphs": run.choices.cuda_graphs,
         "config": run.choices.config.to_dict(),
         "seconds": round(run.seconds, 3),
         "stages": [asdict(result) for result in run.results],

@@ -196,11 +196,12 @@ def _make_trainer(run: Run, observers: Sequence[Observer]) -> ULMFiTTrainer:
     if run.base is not None:
         return ULMFiTTrainer.load(
             run.base, config=choices.config, device=choices.device, observers=observers,
-            cache_dir=run.cache,
+            cache_dir=run.cache, cuda_graphs=choices.cuda_graphs,
         )  # fmt: skip
     return ULMFiTTrainer(
         choices.config, size=choices.size, tokenizer_kind=choices.tokenizer,
         device=choices.device, observers=observers, cache_dir=run.cache,
+        cuda_graphs=choices.cuda_graphs,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.model import Dropouts
+from ulmfit_fast.training.precision import PrecisionName, check_precision_name
 
 Recipe = Literal["paper", "fastai"]
 StageName = Literal["pretrain", "language_model", "classifier"]
@@ -53,6 +54,7 @@ class TrainConfig:
         patience: epochs without a better validation result before a stage stops; 0 never stops.
         max_vocab: largest vocabulary.
         min_freq: how often a word must occur to have a place in it.
+        precision: "bf16", "fp32", or "auto": bf16 where the hardware has it.
     """
 
     recipe: Recipe
@@ -72,6 +74,7 @@ class TrainConfig:
     patience: int
     max_vocab: int
     min_freq: int
+    precision: PrecisionName = "auto"
 
     def __post_init__(self) -> None:
         """Raise InputError for a setting that no training can use."""
@@ -86,6 +89,7 @@ class TrainConfig:
         # Batch norm and temporal regularisation need two of what they compare.
         check_at_least(2, "bptt", self.bptt)
         check_at_least(2, "classifier batch_size", self.classifier.batch_size)
+        check_precision_name(self.precision)
 
     @classmethod
     def preset(cls, recipe: str = "fastai", **overrides: Any) -> TrainConfig:
@@ -114,9 +118,12 @@ class TrainConfig:
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
         """Rebuild a config from to_dict()'s output.
 
+        One from before there was a choice of precision was trained in fp32, and stays with it.
+
         Raises:
             InputError: a field is missing or unknown, as in a file of another version.
         """
+        values = {"precision": "fp32", **values}
         names = {f.name for f in fields(cls)}
         if names != values.keys():
             odd = ", ".join(sorted(names ^ values.keys()))

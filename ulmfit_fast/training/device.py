@@ -39,3 +39,12 @@ def check_cuda(device: torch.device) -> None:
         _native.require_kernel("drop_connect", device)
     except RuntimeError as error:
         raise InputError(f"{error} Or train on the CPU: give device cpu.") from error
+
+
+def check_cuda_graphs(device: torch.device) -> None:
+    """Raise InputError unless the device can replay CUDA graphs."""
+    if device.type != "cuda":
+        raise InputError(
+            f"CUDA graphs need a GPU, and the device is {str(device)!r}: train without "
+            "--cuda-graphs (cuda_graphs=False)"
+        )

@@ -1,4 +1,4 @@
-"""Labelled texts to batches of ids."""
+"""Texts to batches of ids."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text.batches import ClassifierBatches
+from ulmfit_fast.text.batches import ClassifierBatches, LMStream
 from ulmfit_fast.text.corpus import Corpus
 from ulmfit_fast.text.tokenizer import Tokenizer
-from ulmfit_fast.training.config import TrainConfig
+from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 
 
 def class_names(labels: Sequence[str]) -> list[str]:
@@ -83,3 +83,40 @@ def labelled_batches(
         train=train,
         pad_id=tokenizer.pad_id,
     )
+
+
+def token_streams(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    valid_texts: Sequence[str] | None,
+    stage: StageName,
+    config: TrainConfig,
+    *,
+    cache_dir: Path | None = None,
+) -> tuple[LMStream, LMStream | None]:
+    """Lay documents out for a language model.
+
+    Args:
+        tokenizer: of the model.
+        texts: documents to train on.
+        valid_texts: documents to measure on, if any.
+        stage: whose batch size counts.
+        config: length of the batches, and seed.
+        cache_dir: as for Corpus.build.
+
+    Returns:
+        train: in random order.
+        valid: in the given order; None without valid_texts.
+
+    Raises:
+        InputError: too few tokens.
+    """
+    settings: StageConfig = getattr(config, stage)
+    train = LMStream(
+        Corpus.build(texts, tokenizer, cache_dir), settings.batch_size, config.bptt,
+        seed=config.seed, variable=config.variable_bptt,
+    )  # fmt: skip
+    if not valid_texts:
+        return train, None
+    corpus = Corpus.build(valid_texts, tokenizer, cache_dir)
+    return train, LMStream(corpus, settings.batch_size, config.bptt, seed=0, shuffle=False)

@@ -5,52 +5,26 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ulmfit_fast.errors import TrainingError
-from ulmfit_fast.model import LanguageModel, LossParts, TextClassifier
+from ulmfit_fast.model import LossParts
 from ulmfit_fast.optim import LayerwiseAdamW, layer_param_groups, set_rates
 from ulmfit_fast.schedule import Phase, discriminative_rates
-from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
+from ulmfit_fast.training.config import StageConfig, TrainConfig
+from ulmfit_fast.training.graphs import GraphSteps, Recorder
 from ulmfit_fast.training.plan import layer_decay, schedule, stage_phases
 from ulmfit_fast.training.progress import Observer
+from ulmfit_fast.training.steps import EagerSteps, Metrics, Task
 
 # Reading a loss waits for a GPU, so there it is read seldom; on a CPU it costs nothing.
 GPU_STEPS_BETWEEN_READS = 20
 CPU_STEPS_BETWEEN_READS = 1
-
-Metrics = dict[str, float]
-
-
-class Task(Protocol):
-    """What a stage trains: a model, its batches and its measure."""
-
-    stage: StageName
-    device: torch.device
-
-    @property
-    def model(self) -> LanguageModel | TextClassifier:
-        """Return what is trained."""
-
-    def describe(self) -> str:
-        """Say in a few words what a batch is."""
-
-    def n_batches(self, epoch: int) -> int:
-        """Count the batches of an epoch."""
-
-    def losses(self, epoch: int) -> Iterator[tuple[LossParts, int]]:
-        """Yield the loss of each batch of an epoch and how many tokens it read."""
-
-    def validate(self) -> Metrics:
-        """Measure the model on the validation part; empty where there is none."""
-
-    def score(self, metrics: Metrics) -> tuple[float, ...]:
-        """Return what orders validation results; the smallest is the best."""
 
 
 @dataclass
@@ -80,6 +54,7 @@ class Fit:
         config: all settings; the task's stage picks its own.
         observers: told of every step that reads its loss, and of every epoch.
         from_scratch: whether the layers below the top are random.
+        recorder: makes CUDA graphs of the steps, where the task is one for them; None makes none.
     """
 
     def __init__(
@@ -89,6 +64,7 @@ class Fit:
         observers: Sequence[Observer],
         *,
         from_scratch: bool,
+        recorder: Recorder | None = None,
     ) -> None:
         self.task = task
         self.config = config
@@ -105,10 +81,17 @@ class Fit:
             weight_decay=config.weight_decay,
             undecayed=task.model.undecayed_parameters(),
         )
-        clip = self.settings.clip or None
+        graphed = recorder if task.has_few_shapes else None
         self.optimizer = LayerwiseAdamW(
-            groups, betas=config.betas, eps=config.eps, max_grad_norm=clip
+            groups,
+            betas=config.betas,
+            eps=config.eps,
+            max_grad_norm=self.settings.clip or None,
+            capturable=graphed is not None,
         )
+        self.steps = EagerSteps(task, self.optimizer)
+        if graphed is not None:
+            self.steps = GraphSteps(task, self.optimizer, graphed)
         self.result = StageResult(task.stage)
         self.best_score: tuple[float, ...] | None = None
         self.best_weights: dict[str, Tensor] | None = None
@@ -156,7 +139,8 @@ class Fit:
         )
         rate = f"lr {self.phases[0].lr:g}"
         return (
-            f"{n_parameters / 1e6:.1f} M parameters, {self.task.describe()}, {unfreezing}, {rate}"
+            f"{n_parameters / 1e6:.1f} M parameters in {self.task.precision.name}, "
+            f"{self.task.describe()}, {unfreezing}, {rate}"
         )
 
     def _run_phase(self, phase: Phase, epochs: range) -> bool:
@@ -166,6 +150,10 @@ class Fit:
             for parameter in parameters:
                 parameter.requires_grad_(index >= frozen)
                 parameter.grad = None
+        names = list(self.groups)[:frozen]
+        for group in self.optimizer.param_groups:
+            group["frozen"] = group["layer"] in names  # so that a graph may leave them out
+        self.steps.start_phase()
         largest = discriminative_rates(phase.lr, len(self.groups), self.decay)
         rates = dict(zip(self.groups, largest, strict=True))
         n_steps = sum(self.task.n_batches(epoch) for epoch in epochs)
@@ -182,16 +170,17 @@ class Fit:
         self.task.model.train()
         loss_sum = torch.zeros((), device=self.task.device)
         first, last = step, step + self.task.n_batches(epoch) - 1
-        for parts, n_tokens in self.task.losses(epoch):
+        self.steps.start_epoch()
+        for batch in self.task.batches(epoch):
             multiplier, beta1 = schedule(self.config, step, n_steps)
             now = {layer: rate * multiplier for layer, rate in rates.items()}
             set_rates(self.optimizer, now, (beta1, self.config.betas[1]))
             self.n_steps_done += 1
-            self.n_tokens_unread += n_tokens
-            self.result.n_tokens += n_tokens
-            if self.n_steps_done % self.read_every == 0 or step == last:
-                self._read(parts, max(now.values()))
-            self._update(parts)
+            self.n_tokens_unread += batch.n_tokens
+            self.result.n_tokens += batch.n_tokens
+            is_read = self.n_steps_done % self.read_every == 0 or step == last
+            read = partial(self._read, max(now.values())) if is_read else None
+            parts = self.steps.step(batch, read)
             loss_sum += parts.cross_entropy
             step += 1
         metrics = {"train_loss": loss_sum.item() / max(1, step - first), **self.task.validate()}
@@ -208,8 +197,8 @@ class Fit:
             observer.epoch_ended(self.task.stage, epoch + 1, metrics)
         return step
 
-    def _read(self, parts: LossParts, lr: float) -> None:
-        """Read the loss before it is used, and tell the observers."""
+    def _read(self, lr: float, parts: LossParts) -> None:
+        """Read the loss, and tell the observers."""
         self._check_finite("loss", parts.total.item())
         loss = parts.cross_entropy.item()
         for observer in self.observers:
@@ -222,11 +211,6 @@ class Fit:
                 f"stage {self.task.stage}, step {self.n_steps_done}: the {name} is {value}, so the "
                 "stage was given up. Lower the learning rate or clip the gradient."
             )
-
-    def _update(self, parts: LossParts) -> None:
-        torch.autograd.backward(parts.total)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
     def _keep_if_best(self, metrics: Metrics) -> None:
         score = self.task.score(metrics)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ulmfit_fast.model import EncoderState, LanguageModel, LossParts, TextClassifier
 from ulmfit_fast.text.batches import ClassifierBatch, ClassifierBatches, LMStream
 from ulmfit_fast.training.config import StageName, TrainConfig
-from ulmfit_fast.training.loop import Metrics
+from ulmfit_fast.training.precision import Precision, choose_precision
+from ulmfit_fast.training.steps import Batch, Metrics
 
 # Rows of logits that exist at a time in validation: 1,024 x 60,000 floats are 245 MB.
 VALIDATION_ROWS = 1024
@@ -19,6 +20,8 @@ VALIDATION_ROWS = 1024
 
 class LanguageModelTask:
     """Next-token prediction over streams whose state runs on from batch to batch."""
+
+    has_few_shapes = True
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class LanguageModelTask:
         self.config = config
         self.stage = stage
         self.device = model.decoder_bias.device
+        self.precision = choose_precision(config.precision, self.device)
 
     def describe(self) -> str:
         """Say how many streams run and how long a batch is."""
@@ -44,13 +48,19 @@ class LanguageModelTask:
         """Count the batches of an epoch."""
         return self.train.n_batches(epoch)
 
-    def losses(self, epoch: int) -> Iterator[tuple[LossParts, int]]:
-        """Yield the loss of each batch and its tokens."""
-        state: EncoderState | None = None
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield ids and targets of each batch."""
         for ids, targets in self.train.batches(epoch):
-            ids, targets = on_device(ids, self.device), on_device(targets, self.device)
-            parts, state = self.model.loss(ids, targets, state, self.config.alpha, self.config.beta)
-            yield parts, ids.numel()
+            inputs = on_device(ids, self.device), on_device(targets, self.device)
+            yield Batch(inputs, ids.numel())
+
+    def loss(
+        self, inputs: tuple[Tensor, ...], state: EncoderState | None
+    ) -> tuple[LossParts, EncoderState]:
+        """Return the loss of a batch and the state after it."""
+        ids, targets = inputs
+        with self.precision.computing():
+            return self.model.loss(ids, targets, state, self.config.alpha, self.config.beta)
 
     def validate(self) -> Metrics:
         """Return loss (nats a token), perplexity and accuracy of the validation stream."""
@@ -60,7 +70,7 @@ class LanguageModelTask:
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         n_tokens = 0
         state: EncoderState | None = None
-        with torch.no_grad():
+        with torch.no_grad(), self.precision.computing():
             for ids, targets in self.valid.batches(0):
                 ids, targets = on_device(ids, self.device), on_device(targets, self.device)
                 output, state = self.model.encoder(ids, state)
@@ -79,6 +89,7 @@ class ClassifierTask:
     """Document classification."""
 
     stage: StageName = "classifier"
+    has_few_shapes = False
 
     def __init__(
         self,
@@ -92,6 +103,7 @@ class ClassifierTask:
         self.valid = valid
         self.config = config
         self.device = next(model.parameters()).device
+        self.precision = choose_precision(config.precision, self.device)
 
     def describe(self) -> str:
         """Say how many texts a batch has."""
@@ -101,24 +113,27 @@ class ClassifierTask:
         """Count the batches of an epoch."""
         return self.train.n_batches(epoch)
 
-    def losses(self, epoch: int) -> Iterator[tuple[LossParts, int]]:
-        """Yield the loss of each batch and its tokens."""
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield ids, lengths and labels of each batch; the lengths stay on the CPU."""
         for batch in self.train.batches(epoch):
             labels = required_labels(batch)
-            parts, _ = self.model.loss(
-                on_device(batch.ids, self.device),
-                batch.lengths,
-                on_device(labels, self.device),
-                self.config.alpha,
-                self.config.beta,
-            )
-            yield parts, int(batch.lengths.sum())
+            ids, labels = on_device(batch.ids, self.device), on_device(labels, self.device)
+            yield Batch((ids, batch.lengths, labels), int(batch.lengths.sum()))
+
+    def loss(
+        self, inputs: tuple[Tensor, ...], state: EncoderState | None
+    ) -> tuple[LossParts, None]:
+        """Return the loss of a batch; documents begin anew in each."""
+        ids, lengths, labels = inputs
+        with self.precision.computing():
+            parts, _ = self.model.loss(ids, lengths, labels, self.config.alpha, self.config.beta)
+        return parts, None
 
     def validate(self) -> Metrics:
         """Return loss (nats a document), accuracy and error of the validation documents."""
         if self.valid is None:
             return {}
-        logits, labels = classify(self.model, self.valid)
+        logits, labels = classify(self.model, self.valid, self.precision)
         return classification_metrics(logits, labels)
 
     def score(self, metrics: Metrics) -> tuple[float, ...]:
@@ -150,17 +165,28 @@ def score_tokens(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Tenso
         sums: float64, shape [2].
     """
     sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
+    # Cast once, not for every slice as autocast would.
+    weight, bias = (
+        p.to(hidden.dtype) for p in (model.encoder.embedding.weight, model.decoder_bias)
+    )
     for rows, wanted in zip(
         torch.split(hidden, VALIDATION_ROWS), torch.split(targets, VALIDATION_ROWS), strict=True
     ):
-        logits = nn.functional.linear(rows, model.encoder.embedding.weight, model.decoder_bias)
+        logits = nn.functional.linear(rows, weight, bias)
         sums[0] += nn.functional.cross_entropy(logits.float(), wanted, reduction="sum")
         sums[1] += (logits.argmax(dim=1) == wanted).sum()
     return sums
 
 
-def classify(model: TextClassifier, batches: ClassifierBatches) -> tuple[Tensor, Tensor]:
+def classify(
+    model: TextClassifier, batches: ClassifierBatches, precision: Precision
+) -> tuple[Tensor, Tensor]:
     """Return the logits of every document in its given order, and the labels.
+
+    Args:
+        model: trained.
+        batches: documents.
+        precision: to compute in.
 
     Returns:
         logits: float32 on the CPU; shape [documents, C].
@@ -170,7 +196,7 @@ def classify(model: TextClassifier, batches: ClassifierBatches) -> tuple[Tensor,
     logits, labels, rows = [], [], []
     was_training = model.training
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), precision.computing():
         for batch in batches.batches():
             logits.append(model(on_device(batch.ids, device), batch.lengths).float().cpu())
             labels.append(torch.full_like(batch.rows, -1) if batch.labels is None else batch.labels)

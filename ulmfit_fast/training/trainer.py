@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,17 @@ import torch
 
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.model import AWDLSTMConfig, Dropouts, LanguageModel, TextClassifier
-from ulmfit_fast.text.batches import ClassifierBatches, LMStream
+from ulmfit_fast.text.batches import ClassifierBatches
 from ulmfit_fast.text.corpus import Corpus
 from ulmfit_fast.text.tokenizer import Tokenizer, train_tokenizer
 from ulmfit_fast.training.checkpoint import load_model, save_model
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
-from ulmfit_fast.training.device import choose_device
-from ulmfit_fast.training.documents import class_names, labelled_batches
+from ulmfit_fast.training.device import check_cuda_graphs, choose_device
+from ulmfit_fast.training.documents import class_names, labelled_batches, token_streams
 from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, predictions
+from ulmfit_fast.training.graphs import CudaRecorder
 from ulmfit_fast.training.loop import Fit, StageResult
+from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
 from ulmfit_fast.training.progress import Observer
 from ulmfit_fast.training.sizes import model_size, new_language_model
 from ulmfit_fast.training.tasks import ClassifierTask, LanguageModelTask, classify
@@ -37,6 +39,8 @@ class ULMFiTTrainer:
         device: where to train, such as "cpu" or "cuda"; None takes a GPU where torch sees one.
         observers: told of every step and epoch.
         cache_dir: folder for numericalized texts; None keeps them in memory.
+        cuda_graphs: whether language models train by replaying CUDA graphs: the same results. Not
+            yet timed on a GPU.
 
     Attributes:
         tokenizer: of the current models; None before the first stage.
@@ -47,7 +51,7 @@ class ULMFiTTrainer:
             who reads the texts, saved and loaded with the model.
 
     Raises:
-        InputError: no such size, or no such device.
+        InputError: no such size or device, or one without the precision or the graphs asked for.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class ULMFiTTrainer:
         device: str | None = None,
         observers: Sequence[Observer] = (),
         cache_dir: Path | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         model_size(size)
         self.config = config or TrainConfig.preset()
@@ -67,11 +72,20 @@ class ULMFiTTrainer:
         self.device = choose_device(device)
         self.observers = list(observers)
         self.cache_dir = cache_dir
+        self.cuda_graphs = cuda_graphs
+        if cuda_graphs:
+            check_cuda_graphs(self.device)
+        choose_precision(self.config.precision, self.device)
         self.tokenizer: Tokenizer | None = None
         self.language_model: LanguageModel | None = None
         self.classifier: TextClassifier | None = None
         self.labels: list[str] = []
         self.text_columns: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> Precision:
+        """What the models compute in, in training and after."""
+        return choose_precision(self.config.precision, self.device)
 
     def pretrain(
         self, texts: Sequence[str], valid_texts: Sequence[str] | None = None
@@ -191,7 +205,7 @@ class ULMFiTTrainer:
         """
         classifier, tokenizer = self._trained_classifier()
         batches = labelled_batches(tokenizer, (texts, labels), self.labels, self.config)
-        return evaluation(*classify(classifier, batches), self.labels)
+        return evaluation(*classify(classifier, batches, self.precision), self.labels)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Return the most probable class of each text, and the probability of every class.
@@ -208,7 +222,7 @@ class ULMFiTTrainer:
         corpus = Corpus.build(texts, tokenizer)
         rows = self.config.classifier.batch_size
         batches = ClassifierBatches(corpus, None, rows, pad_id=tokenizer.pad_id)
-        logits, _ = classify(classifier, batches)
+        logits, _ = classify(classifier, batches, self.precision)
         return predictions(logits, self.labels)
 
     def save(self, path: str | Path, kind: str | None = None) -> None:
@@ -245,6 +259,8 @@ class ULMFiTTrainer:
         device: str | None = None,
         observers: Sequence[Observer] = (),
         cache_dir: Path | None = None,
+        precision: PrecisionName | None = None,
+        cuda_graphs: bool = False,
     ) -> ULMFiTTrainer:
         """Read a model directory.
 
@@ -254,15 +270,19 @@ class ULMFiTTrainer:
             device: as for the class.
             observers: as for the class.
             cache_dir: as for the class.
+            precision: to compute in, in place of the config's.
+            cuda_graphs: as for the class.
 
         Raises:
             InputError: no model there, or one that is damaged, half written or of another version.
         """
         tensors, values, tokenizer = load_model(Path(path))
         trained_with = TrainConfig.from_dict(values["train"])
+        settings = config or trained_with
         trainer = cls(
-            config or trained_with, size=values["size"], tokenizer_kind=tokenizer.kind,
-            device=device, observers=observers, cache_dir=cache_dir,
+            replace(settings, precision=precision or settings.precision),
+            size=values["size"], tokenizer_kind=tokenizer.kind, device=device,
+            observers=observers, cache_dir=cache_dir, cuda_graphs=cuda_graphs,
         )  # fmt: skip
         trainer.tokenizer = tokenizer
         trainer.text_columns = tuple(values.get("text_columns", ()))
@@ -307,18 +327,11 @@ class ULMFiTTrainer:
         tokenizer: Tokenizer,
         texts: tuple[Sequence[str], Sequence[str] | None],
     ) -> StageResult:
-        train_texts, valid_texts = texts
-        settings = self.config.pretrain if stage == "pretrain" else self.config.language_model
-        train = LMStream(
-            Corpus.build(train_texts, tokenizer, self.cache_dir), settings.batch_size,
-            self.config.bptt, seed=self.config.seed, variable=self.config.variable_bptt,
-        )  # fmt: skip
-        valid = None
-        if valid_texts:
-            corpus = Corpus.build(valid_texts, tokenizer, self.cache_dir)
-            valid = LMStream(corpus, settings.batch_size, self.config.bptt, seed=0, shuffle=False)
-        task = LanguageModelTask(model, train, valid, self.config, stage)
-        fit = Fit(task, self.config, self.observers, from_scratch=stage == "pretrain")
+        streams = token_streams(tokenizer, *texts, stage, self.config, cache_dir=self.cache_dir)
+        task = LanguageModelTask(model, *streams, self.config, stage)
+        recorder = CudaRecorder(self.device) if self.cuda_graphs else None
+        from_scratch = stage == "pretrain"
+        fit = Fit(task, self.config, self.observers, from_scratch=from_scratch, recorder=recorder)
         return fit.run()
 
     def _trained_classifier(self) -> tuple[TextClassifier, Tokenizer]:
@@ -328,8 +341,8 @@ class ULMFiTTrainer:
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        """Seed torch for a stage, and give the caller's generators back afterwards."""
+        """Seed torch for a stage, without the caller's generators and without its autocast."""
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), torch.autocast(self.device.type, enabled=False):
             torch.manual_seed(self.config.seed)
             yield

@@ -1,0 +1,117 @@
+"""One training step: forward pass, loss, backward pass, update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ulmfit_fast.model import EncoderState, LanguageModel, LossParts, TextClassifier
+from ulmfit_fast.optim import LayerwiseAdamW
+from ulmfit_fast.training.config import StageName
+from ulmfit_fast.training.precision import Precision
+
+Metrics = dict[str, float]
+#: Is told a step's loss where it is to be read; may raise to give the stage up.
+Reader = Callable[[LossParts], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step is taken on.
+
+    Attributes:
+        inputs: arguments of the task's loss, on the device where it wants them.
+        n_tokens: tokens that it reads.
+    """
+
+    inputs: tuple[Tensor, ...]
+    n_tokens: int
+
+
+class Task(Protocol):
+    """What a stage trains: a model, its batches and its measure."""
+
+    stage: StageName
+    device: torch.device
+    precision: Precision
+    #: Whether batches come in few shapes, so that a CUDA graph for each is worth its capture.
+    has_few_shapes: bool
+
+    @property
+    def model(self) -> LanguageModel | TextClassifier:
+        """Return what is trained."""
+
+    def describe(self) -> str:
+        """Say in a few words what a batch is."""
+
+    def n_batches(self, epoch: int) -> int:
+        """Count the batches of an epoch."""
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch."""
+
+    def loss(
+        self, inputs: tuple[Tensor, ...], state: EncoderState | None
+    ) -> tuple[LossParts, EncoderState | None]:
+        """Return the loss of a batch, and the state that the next batch of the epoch begins in.
+
+        Args:
+            inputs: of the batch.
+            state: what the batch before left; None at the beginning of an epoch.
+        """
+
+    def validate(self) -> Metrics:
+        """Measure the model on the validation part; empty where there is none."""
+
+    def score(self, metrics: Metrics) -> tuple[float, ...]:
+        """Return what orders validation results; the smallest is the best."""
+
+
+class EagerSteps:
+    """Takes steps one operation after another, and hands the state from batch to batch.
+
+    Args:
+        task: what is trained.
+        optimizer: over the layers of the task's model.
+    """
+
+    def __init__(self, task: Task, optimizer: LayerwiseAdamW) -> None:
+        self.task = task
+        self.optimizer = optimizer
+        self.state: EncoderState | None = None
+
+    def start_phase(self) -> None:
+        """Prepare for other layers to train than before."""
+
+    def start_epoch(self) -> None:
+        """Begin the streams of an epoch with a state of zeros."""
+        self.state = None
+
+    def step(self, batch: Batch, read: Reader | None) -> LossParts:
+        """Take a step.
+
+        Args:
+            batch: to learn from.
+            read: told the loss; before the weights change, unless one graph holds it all.
+
+        Returns:
+            loss: detached; valid until the next step.
+        """
+        parts, state = self.task.loss(batch.inputs, self.state)
+        if read is not None:
+            read(parts)
+        torch.autograd.backward(parts.total)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if state is not None:
+            self._carry(state)
+        # Detached: a loss with its history would keep the nodes that add up gradients alive, and
+        # those run on the stream that they were made on, which no capture of another survives.
+        return LossParts(parts.total.detach(), parts.cross_entropy)
+
+    def _carry(self, state: EncoderState) -> None:
+        self.state = state
