@@ -15,7 +15,9 @@ Order = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 def document_numbers(n: int) -> Order:
     """Return 0, 1, ..., n - 1 in the smallest type that holds them."""
-    return np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
+    if n < 2**31:
+        return np.arange(n, dtype=np.int32)
+    return np.arange(n, dtype=np.int64)
 
 
 class Reader:

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .messages import Ids
 from .rules import SPECIALS, UNK, apply_rules
-from .tokenizer import Ids, Tokenizer
+from .tokenizer import Tokenizer
 from .vocab import FAKE, pad_vocab
 
 _SPECIAL_WORDS = re.compile(rf"\b(?:{'|'.join(SPECIALS)})\b")
@@ -59,8 +60,9 @@ class SubwordTokenizer(Tokenizer):
             [AddedToken(t, lstrip=True, single_word=True, normalized=False) for t in SPECIALS]
         )
 
-    def _content(self) -> dict[str, Any]:
-        return {**super()._content(), "scores": self._scores}
+    def content(self) -> dict[str, Any]:
+        """Return all that decides which ids a text gets, for JSON."""
+        return {**super().content(), "scores": self._scores}
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Return the ids of each text, int32 [n_tokens]."""
