@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .batches import ClassifierBatch, ClassifierBatches, LMStream
-    from .corpus import Corpus, check_ids
+    from .corpus import Corpus, Texts, check_ids
     from .rules import BOS_ID, PAD_ID, SPECIALS, UNK_ID, apply_rules
+    from .stream import TextStream, stream_texts
     from .table import SkippedRow, TextTable, read_table
     from .tokenizer import Tokenizer, WordTokenizer, load_tokenizer, train_tokenizer
 
 _NAMES = {
     "batches": ("ClassifierBatch", "ClassifierBatches", "LMStream"),
-    "corpus": ("Corpus", "check_ids"),
+    "corpus": ("Corpus", "Texts", "check_ids"),
     "rules": ("BOS_ID", "PAD_ID", "SPECIALS", "UNK_ID", "apply_rules"),
+    "stream": ("TextStream", "stream_texts"),
     "table": ("SkippedRow", "TextTable", "read_table"),
     "tokenizer": ("Tokenizer", "WordTokenizer", "load_tokenizer", "train_tokenizer"),
 }
@@ -35,13 +37,16 @@ __all__ = [
     "Corpus",
     "LMStream",
     "SkippedRow",
+    "TextStream",
     "TextTable",
+    "Texts",
     "Tokenizer",
     "WordTokenizer",
     "apply_rules",
     "check_ids",
     "load_tokenizer",
     "read_table",
+    "stream_texts",
     "train_tokenizer",
 ]
 

@@ -215,6 +215,6 @@ def _content_key(texts: Texts, tokenizer: Tokenizer) -> str:
 def _file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(1 << 16):
             digest.update(block)
     return digest.hexdigest()
