@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-WORDS = "the film was a good story told by an actor who plays in it, and that's all .".split(" ")
+TEXT = "the film was a good story told by an actor who plays in it, and that's all ."
+WORDS = TEXT.split()
 
 
 @pytest.fixture

@@ -47,7 +47,8 @@ def work_on(
     """
     head, rest = _first_blocks(texts)
     n = n_processes(processes)
-    workers = _start(n, there[0]) if rest is not None and n > 1 else []
+    is_program = getattr(sys, "frozen", False)  # there, the interpreter is the user's program
+    workers = _start(n, there[0]) if rest is not None and n > 1 and not is_program else []
     blocks = chain(head, rest or ())
     if workers:
         yield from map(there[1], _answers(workers, blocks))
@@ -108,7 +109,7 @@ def _start(n: int, first_message: bytes) -> list[Process]:
         for _ in range(n):
             workers.append(
                 subprocess.Popen(
-                    [sys.executable, "-P", "-m", "ulmfit_fast.text.worker"],
+                    [sys.executable or "python", "-P", "-m", "ulmfit_fast.text.worker"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     env=environment,
