@@ -21,11 +21,14 @@ import machine
 FOLDER = Path(__file__).resolve().parent
 #: Need --device cuda.
 GPU_ONLY = {"cudnn"}
+#: Nothing in them runs on a GPU.
+CPU_ONLY = {"data-pipeline"}
 #: Cases that are scripts of their own.
 SIDE_BY_SIDE = {
     "lstm-side-by-side": "side_by_side.py",
     "optimizer-side-by-side": "optimizer_side_by_side.py",
     "training-step-side-by-side": "training_step_side_by_side.py",
+    "data-pipeline": "data_pipeline.py",
 }
 
 
@@ -80,6 +83,9 @@ def main() -> int:
             continue
         if case in GPU_ONLY and arguments.device != "cuda":
             sys.stdout.write(f"left out: {case} (needs --device cuda)\n")
+            continue
+        if case in CPU_ONLY and arguments.device != "cpu":
+            sys.stdout.write(f"left out: {case} (runs on the CPU alone)\n")
             continue
         sys.stdout.flush()
         ran = subprocess.run(

@@ -63,12 +63,36 @@ def of_turns(record: dict[str, Any], whole: bool) -> list[str]:
     """Return the table of a side-by-side run; empty if nothing was timed.
 
     Args:
-        record: of networks, or of optimizer steps.
+        record: of networks, of optimizer steps, or of texts.
         whole: every case of steps, for docs; else the first.
     """
     if not record["cases"]:
         return []
+    if record["cases"][0]["op"] == "text":
+        return of_text(record)
     return of_steps(record, whole) if record["cases"][0]["mode"] == "step" else of_networks(record)
+
+
+def of_text(record: dict[str, Any]) -> list[str]:
+    """Return a table with a line for each way from texts to ids and from ids to batches."""
+    ours, ratios = ratios_of(record)
+    columns = ["work", "implementation", "case", "M tokens/s", "ms", "p20 to p80"]
+    columns += [f"speed of {impl}, {how}" for impl, how in ours]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for case in record["cases"]:
+        work = {"tokenize": "texts to ids", "batches": "ids to batches"}[case["mode"]]
+        rate = milliseconds(case["tokens_per_s"]["p50"] / 1e6)
+        cells = [work, f"`{case['impl']}`", case["case"], rate, *times_of(case)]
+        peer = case["impl"], case["case"]
+        cells += [speed(ratios.get((one, peer))) for one in ours]
+        lines.append(f"| {' | '.join(cells)} |")
+    text = record["text"]
+    how = (
+        f"{text['n_characters'] / 1e6:.1f} M characters of {text['name']}, {text['n_different']:,} "
+        f"different texts; {record['cases'][0]['time_ms']['n']} rounds in turns, ratios within a "
+        "round. Nothing is remembered between calls that tokenize; fastai's stops at tokens."
+    )
+    return [*lines, "", how]
 
 
 def of_networks(record: dict[str, Any]) -> list[str]:

@@ -149,7 +149,7 @@ def test_a_run_records_the_size_and_tokenizer_of_its_base(folder: Path):
 
 
 def stamps(cache: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in cache.rglob("*.bin")}
+    return {str(path): path.stat().st_mtime_ns for path in cache.rglob("ids.bin")}
 
 
 def test_a_second_run_takes_its_texts_from_the_cache(folder: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ulmfit_fast.errors import InputError
+from ulmfit_fast.text import batches as batches_module
+from ulmfit_fast.text import row as row_module
 from ulmfit_fast.text.batches import ClassifierBatches, LMStream
 from ulmfit_fast.text.corpus import Corpus
 
@@ -19,6 +23,79 @@ def numbered(lengths: list[int]) -> Corpus:
     """Make a corpus whose ids are all different: the id is the position."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return Corpus(np.arange(offsets[-1], dtype=np.int32), offsets)
+
+
+def in_plain_numpy(stream: LMStream, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Batches as the docstring has them: lay out all documents, cut into streams, step along."""
+    corpus, order = stream.corpus, np.arange(len(stream.corpus))
+    if stream._shuffle:
+        draw = np.random.default_rng([stream._seed % 2**64, epoch, 0])
+        order = draw.permutation(len(corpus))
+    row = np.concatenate([corpus[int(i)] for i in order]).astype(np.int64)
+    first, L = stream.rank * stream.batch_size, stream.stream_length
+    streams = np.stack([row[(first + b) * L :][: L + 1] for b in range(stream.batch_size)])
+    ends = np.cumsum(stream._lengths(epoch)).tolist()
+    return [
+        (streams[:, begin:end], streams[:, begin + 1 : end + 1])
+        for begin, end in zip([0, *ends], ends, strict=False)
+    ]
+
+
+@settings(derandomize=True, max_examples=400, deadline=None)
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=60).filter(lambda n: sum(n) >= 12),
+    st.integers(1, 9),
+    st.integers(2, 12),
+    st.tuples(st.booleans(), st.booleans()),
+    st.sampled_from([(0, 1), (0, 2), (1, 2), (2, 3)]),
+    st.tuples(st.integers(1, 400), st.integers(1, 9)),
+    st.data(),
+)
+def test_batches_are_those_of_plain_numpy(
+    lengths: list[int],
+    batch_size: int,
+    bptt: int,
+    options: tuple[bool, bool],
+    ranks: tuple[int, int],
+    at_a_time: tuple[int, int],
+    data: st.DataObject,
+) -> None:
+    """Whatever is read at a time, from any batch on, also where documents are empty."""
+    shuffle, variable = options
+    rank, world_size = ranks
+    stream = LMStream(
+        numbered(lengths), batch_size, bptt, seed=3, shuffle=shuffle, variable=variable,
+        rank=rank, world_size=world_size,
+    )  # fmt: skip
+    expected = in_plain_numpy(stream, 1)
+    start = data.draw(st.integers(0, len(expected)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, "_BLOCK_TOKENS", at_a_time[0])
+        patch.setattr(row_module, "_DOCUMENTS_AT_A_TIME", at_a_time[1])
+        found = list(stream.batches(1, start))
+    assert len(found) == len(expected) - start
+    for (x, y), (expected_x, expected_y) in zip(found, expected[start:], strict=True):
+        assert np.array_equal(x.numpy(), expected_x)
+        assert np.array_equal(y.numpy(), expected_y)
+        assert x.is_contiguous()
+        assert y.is_contiguous()
+
+
+def test_an_epoch_needs_memory_for_the_order_of_documents_alone() -> None:
+    corpus = numbered([200] * 20_000)
+    stream = LMStream(corpus, 64, 70, seed=0)
+    tracemalloc.start()
+    for _ in stream.batches(0):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < corpus.ids.nbytes / 2
+
+
+def test_a_corpus_shorter_than_a_window_is_one_short_batch() -> None:
+    ((x, y),) = LMStream(numbered([3, 4]), 64, 70, seed=0, shuffle=False).batches(0)
+    assert x.tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert y.tolist() == [[1, 2, 3, 4, 5, 6]]
 
 
 @settings(derandomize=True, max_examples=300, deadline=None)

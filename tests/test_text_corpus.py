@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import corpus as corpus_module
-from ulmfit_fast.text.corpus import Corpus
+from ulmfit_fast.text import workers as workers_module
+from ulmfit_fast.text.corpus import Corpus, check_ids
 from ulmfit_fast.text.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = ["a good film", "", "a bad film, really", "good"] * 5
@@ -54,7 +56,7 @@ def test_groups_of_documents_do_not_change_the_result(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Corpus.build(TEXTS, tokenizer)
-    monkeypatch.setattr(corpus_module, "_CHARS_AT_A_TIME", 15)
+    monkeypatch.setattr(workers_module, "_CHARS_AT_A_TIME", 15)
     assert Corpus.build(TEXTS, tokenizer).ids.tolist() == whole.ids.tolist()
 
 
@@ -66,7 +68,7 @@ def test_every_change_of_content_is_another_entry(tokenizer: Tokenizer, tmp_path
     assert len(entries(tmp_path)) == 4
 
 
-@pytest.mark.parametrize("name", ["ids.bin", "offsets.npy", "meta.json"])
+@pytest.mark.parametrize("name", ["ids.bin", "offsets.bin", "meta.json"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
 def test_a_torn_or_altered_entry_is_made_again(
     tokenizer: Tokenizer, tmp_path: Path, name: str, damage: str
@@ -134,3 +136,39 @@ def test_the_entry_says_its_version(tokenizer: Tokenizer, tmp_path: Path) -> Non
     meta.write_text(json.dumps({**content, "version": 0}))
     Corpus.build(TEXTS, tokenizer, tmp_path)
     assert json.loads(meta.read_text()) == content
+
+
+def test_progress_counts_texts_while_they_are_encoded(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "_CHARS_AT_A_TIME", 60)
+    told: list[tuple[int, int]] = []
+    for cache in (None, tmp_path, tmp_path):  # the last finds what the one before encoded
+        Corpus.build(TEXTS, tokenizer, cache, progress=lambda *numbers: told.append(numbers))
+    once = told[: len(told) // 2]
+    assert told == once * 2
+    assert len(once) > 2
+    assert once[-1] == (20, 20)
+    assert once == sorted(once)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 4, 1 << 20])
+@pytest.mark.parametrize(
+    ("wrong", "position", "message"),
+    [
+        (9, 0, "document 1, token 1: id 9 is not in the vocabulary of 9"),
+        (-1, 4, "document 3, token 1: id -1 is"),
+        (2**31 - 1, 6, "document 3, token 3: id 2147483647 is"),
+    ],
+)
+def test_an_id_outside_of_the_vocabulary_is_named(
+    monkeypatch: pytest.MonkeyPatch, at_a_time: int, wrong: int, position: int, message: str
+) -> None:
+    monkeypatch.setattr(corpus_module, "_IDS_AT_A_TIME", at_a_time)
+    ids = np.array([2, 3, 8, 0, 2, 5, 8, 2], dtype=np.int32)
+    offsets = np.array([0, 4, 4, 7, 8], dtype=np.int64)
+    check_ids(Corpus(ids, offsets), 9)
+    check_ids(Corpus(ids[:0], offsets[:1]), 9)
+    ids[position] = wrong
+    with pytest.raises(InputError, match=message):
+        check_ids(Corpus(ids, offsets), 9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -106,6 +107,13 @@ lower_texts = st.lists(st.sampled_from(PIECES), max_size=10).map("".join)
 
 def tokens_of(text: str) -> list[str]:
     return [token for chunk in chunks_of(text) for token in cut_chunk(chunk)]
+
+
+@settings(derandomize=True, max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(["a", "b.", " ", "  ", "\n", "\t", "\xa0", " \n"]), max_size=9))
+def test_chunks_are_words_and_white_space_other_than_one_space(pieces: list[str]) -> None:
+    text = f"xxbos {''.join(pieces).strip()}".strip()
+    assert chunks_of(text) == re.findall(r"\S+|(?! )\s+|(?<= )\s+", text)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from real_lines import real_lines
 
 from ulmfit_fast.text.rules import SPECIALS
-from ulmfit_fast.text.tokenizer import count_words, train_tokenizer
-from ulmfit_fast.text.vocab import make_vocab
+from ulmfit_fast.text.tokenizer import train_tokenizer
+from ulmfit_fast.text.vocab import count_words, make_vocab
 
 counters = st.lists(
     st.sampled_from([*"abcdefghijklmnopqrstuvwxyz", "xxunk", "xxmaj", "xxfld"]), max_size=80

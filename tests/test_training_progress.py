@@ -118,6 +118,18 @@ def test_plain_output_keeps_a_long_line_whole():
     assert len(stream.getvalue().splitlines()) == 1
 
 
+def test_plain_output_is_silent_about_texts_unless_they_take_long(monkeypatch: pytest.MonkeyPatch):
+    stream = io.StringIO()
+    observer = ConsoleProgress(stream, indent=0)
+    for done in (20, 40, 50):
+        observer.texts_done("vocabulary", done, 50)
+    assert not stream.getvalue()
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL_S", 0.0)
+    for done in (20, 50):
+        observer.texts_done("ids", done, 50)
+    assert stream.getvalue() == "ids: 20/50 texts\n"
+
+
 LIVE = """
 import time
 from ulmfit_fast.training.progress import ConsoleProgress
@@ -131,11 +143,23 @@ raise SystemExit(observer.close())
 """
 
 
-def test_terminal_shows_a_bar_and_leaves_the_cursor_visible():
+LIVE_TEXTS = """
+import time
+from ulmfit_fast.training.progress import ConsoleProgress
+observer = ConsoleProgress()
+for done in range(40, 400, 40):
+    observer.texts_done("vocabulary", done, 360)
+    time.sleep(0.05)
+observer.texts_done("ids", 9, 9)
+"""
+
+
+def shown_in_a_terminal(code: str) -> str:
+    """Return what a program writes to a terminal on its standard error."""
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "120", "NO_COLOR": "1"}
     with subprocess.Popen(
-        [sys.executable, "-c", LIVE], stderr=theirs, stdout=subprocess.DEVNULL, env=environment
+        [sys.executable, "-c", code], stderr=theirs, stdout=subprocess.DEVNULL, env=environment
     ) as process:
         os.close(theirs)
         shown = b""
@@ -143,7 +167,18 @@ def test_terminal_shows_a_bar_and_leaves_the_cursor_visible():
             shown += chunk
         assert process.wait() == 0
     os.close(ours)
-    text = shown.decode()
+    return shown.decode()
+
+
+def test_terminal_shows_a_bar_of_texts_that_goes_away():
+    text = shown_in_a_terminal(LIVE_TEXTS)
+    assert re.search(r"vocabulary .*\d+/360 texts .*left", text)
+    assert "ids" not in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def test_terminal_shows_a_bar_and_leaves_the_cursor_visible():
+    text = shown_in_a_terminal(LIVE)
     assert re.search(r"classifier .*\d+/40 .*loss 2\.000 .*tokens/s .*left", text)
     assert "classifier: epoch 1  valid_loss 1.5" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # cursor shown after it was hidden

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from ulmfit_fast.text import Texts, TextStream
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 from ulmfit_fast.training.device import check_cuda_graphs, choose_device
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
@@ -234,6 +234,8 @@ def n_steps_with(config: TrainConfig, n_words: int) -> int:
     return int(n_words * TOKENS_A_WORD) // config.bptt
 
 
-def count_words(texts: Sequence[str]) -> int:
+def count_words(texts: Texts) -> int:
     """Count words between spaces."""
+    if isinstance(texts, TextStream):
+        return texts.n_words
     return sum(len(text.split()) for text in texts)

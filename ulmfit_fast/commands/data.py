@@ -17,7 +17,7 @@ from ulmfit_fast.commands.parts import (
 )
 from ulmfit_fast.commands.terminal import listing, shorten
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text import SkippedRow, TextTable
+from ulmfit_fast.text import SkippedRow, TextStream, TextTable
 from ulmfit_fast.text.table import RawTable, load_table
 
 VALID_SHARE = 0.1
@@ -119,7 +119,7 @@ def read_training_data(files: Files, seed: int) -> TrainingData:
     )  # fmt: skip
 
 
-def header_remark(table: TextTable) -> list[str]:
+def header_remark(table: TextTable | TextStream) -> list[str]:
     """Say that a first row was taken for column names by default; nothing if it was not."""
     if not table.guessed_header:
         return []

@@ -16,7 +16,7 @@ from ulmfit_fast.commands.choices import Choices, count_words, describe_stage
 from ulmfit_fast.commands.data import VALID_SHARE, TrainingData
 from ulmfit_fast.commands.statistics import wilson_interval
 from ulmfit_fast.commands.terminal import Terminal, count, listing, shorten
-from ulmfit_fast.text import SkippedRow
+from ulmfit_fast.text import SkippedRow, Texts
 from ulmfit_fast.training.config import StageName
 from ulmfit_fast.training.evaluation import Evaluation
 from ulmfit_fast.training.loop import StageResult
@@ -36,8 +36,8 @@ class LanguageModelStage:
     """
 
     name: StageName
-    texts: list[str]
-    valid_texts: list[str]
+    texts: Texts
+    valid_texts: Texts
 
 
 @dataclass

@@ -18,7 +18,7 @@ from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, say_r
 from ulmfit_fast.commands.run_folder import RunFolder, default_out, find_model
 from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text import SkippedRow, TextTable, read_table
+from ulmfit_fast.text import SkippedRow, TextStream, TextTable, read_table, stream_texts
 from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog, Observer
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -85,12 +85,19 @@ def pretrain(options: TrainOptions, terminal: Terminal) -> None:
     """
     folder = _run_folder(options)
     files = options.files
-    table = read_table(
-        files.train, text_columns=files.text_columns or None, encoding=files.encoding,
-        header=files.header, labelled=False,
-    )  # fmt: skip
-    texts, valid_texts = split_texts(table.texts, table.source, options.settings.seed)
-    stages = [LanguageModelStage("pretrain", texts, valid_texts)]
+    columns, seed = files.text_columns or None, options.settings.seed
+    table: TextTable | TextStream | None = stream_texts(
+        files.train, text_columns=columns, encoding=files.encoding, header=files.header
+    )
+    if isinstance(table, TextStream):
+        stages = [LanguageModelStage("pretrain", *split_stream(table, seed))]
+    else:
+        table = read_table(
+            files.train, text_columns=columns, encoding=files.encoding, header=files.header,
+            labelled=False,
+        )  # fmt: skip
+        texts, valid_texts = split_texts(table.texts, table.source, seed)
+        stages = [LanguageModelStage("pretrain", texts, valid_texts)]
     _execute(_choose(options, stages, table=table), folder, terminal)
 
 
@@ -123,13 +130,29 @@ def split_texts(texts: Sequence[str], source: str, seed: int) -> tuple[list[str]
     """
     different = sorted(set(texts))
     if len(different) < 2:
-        raise InputError(
-            f"{source}: one document only; a language model needs some to train on and some to be "
-            "measured on (a text file has one document a line)"
-        )
+        raise _one_document(source)
     n_valid = max(1, round(GENERAL_VALID_SHARE * len(different)))
     held_out = set(random.Random(seed).sample(different, n_valid))
     return [text for text in texts if text not in held_out], sorted(held_out)
+
+
+def split_stream(texts: TextStream, seed: int) -> tuple[TextStream, TextStream]:
+    """Hold documents of a large file out, each by a number made of its content and the seed.
+
+    Raises:
+        InputError: the file cannot be used, or all of its documents fall into one part.
+    """
+    train, valid = texts.split(GENERAL_VALID_SHARE, seed)
+    if not len(train) or not len(valid):
+        raise _one_document(texts.source)
+    return train, valid
+
+
+def _one_document(source: str) -> InputError:
+    return InputError(
+        f"{source}: one document only; a language model needs some to train on and some to be "
+        "measured on (a text file has one document a line)"
+    )
 
 
 def _language_model_stages(
@@ -152,7 +175,7 @@ def _choose(
     *,
     base: Base | None = None,
     data: TrainingData | None = None,
-    table: TextTable | None = None,
+    table: TextTable | TextStream | None = None,
 ) -> Run:
     """Decide what was left open, from the data of a classifier or the table of a language model."""
     n_words = {stage.name: count_words(stage.texts) for stage in stages}
@@ -166,6 +189,9 @@ def _choose(
     if table is not None:
         run.skipped = [(table.source, row) for row in table.skipped]
         run.remarks = header_remark(table)
+        if isinstance(table, TextStream) and table.n_skipped > len(table.skipped):
+            listed = f"the first {len(table.skipped):,} are listed"
+            run.remarks.append(f"{table.source}: {table.n_skipped:,} rows have no text; {listed}")
     return run
 
 

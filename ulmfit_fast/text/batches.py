@@ -17,6 +17,7 @@ import torch
 
 from ..errors import InputError
 from .corpus import Corpus
+from .row import Reader, document_numbers, readers_at
 from .rules import PAD_ID
 
 # Seeds of the two draws of an epoch, so that jitter does not depend on how documents fell.
@@ -24,7 +25,11 @@ _ORDER, _JITTER = 0, 1
 # fastai: documents of a training epoch are sorted by length within groups of so many batches.
 _BATCHES_A_GROUP = 50
 
+# Tokens of all streams that are read at a time: 2 MB, which costs little and fits a cache.
+_BLOCK_TOKENS = 1 << 19
+
 Positions = npt.NDArray[np.int64]
+Block = npt.NDArray[np.int32]
 
 
 def _generator(seed: int, epoch: int, draw: int) -> np.random.Generator:
@@ -112,23 +117,52 @@ class LMStream:
             x: int64 [B, T].
             y: int64 [B, T], the token that follows each of x.
         """
-        n_docs = len(self.corpus)
-        order = np.arange(n_docs)
-        if self._shuffle:
-            order = _generator(self._seed, epoch, _ORDER).permutation(n_docs)
-        begins = self.corpus.offsets[order]
-        # Where each document of this epoch's order begins in the row of all documents.
-        laid = np.concatenate([[0], np.cumsum(self.corpus.lengths()[order])])
-        streams = self.rank * self.batch_size + np.arange(self.batch_size)
         lengths = self._lengths(epoch)
-        position = sum(lengths[:start])
-        for length in lengths[start:]:
-            columns = streams[:, None] * self.stream_length + position + np.arange(length + 1)
-            document = np.searchsorted(laid, columns, side="right") - 1  # [B, T + 1]
-            window = self.corpus.ids[begins[document] + columns - laid[document]]
-            tokens = torch.from_numpy(window.astype(np.int64))
-            yield tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-            position += length
+        if start >= len(lengths):
+            return
+        readers = self._readers(epoch, sum(lengths[:start]))
+        steps = max(1, _BLOCK_TOKENS // self.batch_size)
+        # Tokens to come, of all streams; its column 0 is the last of the block before.
+        block = np.empty((self.batch_size, 0), dtype=np.int32)
+        for first, last in _blocks(lengths, start, steps):
+            n_tokens = sum(lengths[first:last])
+            block = _next_block(readers, block, n_tokens)
+            position = 0
+            for length in lengths[first:last]:
+                x, y = block[:, position : position + length], block[:, position + 1 :][:, :length]
+                yield torch.from_numpy(x.astype(np.int64)), torch.from_numpy(y.astype(np.int64))
+                position += length
+
+    def _readers(self, epoch: int, position: int) -> list[Reader]:
+        """Return a reader of each stream of this rank, from a position in the stream on."""
+        order = document_numbers(len(self.corpus))
+        if self._shuffle:
+            _generator(self._seed, epoch, _ORDER).shuffle(order)
+        streams = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        places = [stream * self.stream_length + position for stream in streams]
+        return readers_at(self.corpus.ids, self.corpus.offsets, order, places)
+
+
+def _blocks(lengths: Sequence[int], start: int, steps: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, last + 1) of neighbouring batches that have about so many steps together."""
+    first, n_steps = start, 0
+    for i in range(start, len(lengths)):
+        n_steps += lengths[i]
+        if n_steps >= steps:
+            yield first, i + 1
+            first, n_steps = i + 1, 0
+    if first < len(lengths):
+        yield first, len(lengths)
+
+
+def _next_block(readers: Sequence[Reader], block: Block, n_tokens: int) -> Block:
+    """Read n_tokens more of each stream, behind the last column of the block before."""
+    following = np.empty((len(readers), 1 + n_tokens), dtype=np.int32)
+    kept = min(1, block.shape[1])
+    following[:, :kept] = block[:, block.shape[1] - kept :]
+    for row, reader in zip(following, readers, strict=True):
+        reader.read(row[kept:])
+    return following
 
 
 @dataclass(frozen=True)

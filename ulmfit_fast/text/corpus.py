@@ -1,8 +1,8 @@
 """A corpus as one flat array of ids on disk.
 
 Layout of a cached corpus, one directory named by the content: `ids.bin` (int32, little-endian,
-documents one after the other), `offsets.npy` (int64 [n_docs + 1]) and `meta.json` with their sizes
-and SHA-256. The ids are mapped, not read: slicing costs nothing and memory does not grow with text.
+documents one after the other), `offsets.bin` (int64 [n_docs + 1]) and `meta.json` with the SHA-256
+of both. They are written while texts are encoded, then mapped: memory does not grow with text.
 """
 
 from __future__ import annotations
@@ -12,19 +12,35 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .tokenizer import Ids, Tokenizer
+from ..errors import InputError
+from .messages import Ids, unpack_ids
+from .tokenizer import Tokenizer
+from .vocab import Progress
+from .workers import work_on
 
-FORMAT_VERSION = 1
-# Characters encoded at a time: bounds memory; larger gains nothing.
-_CHARS_AT_A_TIME = 4_000_000
+FORMAT_VERSION = 2
+_FILES = ("ids.bin", "offsets.bin")
+# Ids compared at a time.
+_IDS_AT_A_TIME = 1 << 20
 
 Offsets = npt.NDArray[np.int64]
+
+
+class Texts(Protocol):
+    """A list of texts, or what reads them anew at every pass, such as a `TextStream`."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the texts, the same at every pass."""
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
 
 
 class Corpus:
@@ -41,19 +57,28 @@ class Corpus:
 
     @classmethod
     def build(
-        cls, texts: Sequence[str], tokenizer: Tokenizer, cache_dir: Path | None = None
+        cls,
+        texts: Texts,
+        tokenizer: Tokenizer,
+        cache_dir: Path | None = None,
+        *,
+        processes: int | None = None,
+        progress: Progress | None = None,
     ) -> Corpus:
         """Encode texts, or open what an earlier call encoded.
 
         Args:
-            texts: one document each.
+            texts: one document each. With a cache they are read twice, for its key and to encode.
             tokenizer: part of the content: another tokenizer is another cache entry.
             cache_dir: directory of cached corpora; None keeps the ids in memory. An entry is named
                 by the SHA-256 of texts and tokenizer; a torn or altered entry is made again.
+            processes: that encode; None takes one for each core. Little text (4 M characters) is
+                encoded in this process. The result is the same.
+            progress: told (texts done, texts) while texts are encoded.
         """
+        encoded = _encode(texts, tokenizer, processes, progress)
         if cache_dir is None:
-            parts = list(_encode(texts, tokenizer))
-            return cls._in_memory(parts)
+            return cls._in_memory(list(encoded))
         entry = Path(cache_dir) / _content_key(texts, tokenizer)
         cached = cls._open(entry)
         if cached is not None:
@@ -61,7 +86,7 @@ class Corpus:
         entry.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=entry.parent))
         try:
-            _write(partial, _encode(texts, tokenizer))
+            _write(partial, encoded)
             shutil.rmtree(entry, ignore_errors=True)
             try:
                 os.replace(partial, entry)
@@ -77,21 +102,20 @@ class Corpus:
         return built
 
     @classmethod
-    def _in_memory(cls, documents: list[Ids]) -> Corpus:
-        offsets = np.zeros(len(documents) + 1, dtype=np.int64)
-        np.cumsum([len(ids) for ids in documents], out=offsets[1:])
-        ids = np.concatenate(documents) if documents else np.empty(0, dtype=np.int32)
-        return cls(ids, offsets)
+    def _in_memory(cls, blocks: Sequence[tuple[Ids, Offsets]]) -> Corpus:
+        lengths = [np.zeros(1, dtype=np.int64), *(lengths for _, lengths in blocks)]
+        ids = [np.empty(0, dtype=np.int32), *(ids for ids, _ in blocks)]
+        return cls(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))
 
     @classmethod
     def _open(cls, entry: Path) -> Corpus | None:
         """Map a cache entry; None if there is none or its content is not what meta.json says."""
         try:
             meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-            hashes = {name: _file_sha256(entry / name) for name in ("ids.bin", "offsets.npy")}
+            hashes = {name: _file_sha256(entry / name) for name in _FILES}
             if meta != {"version": FORMAT_VERSION, "sha256": hashes}:
                 return None
-            offsets: Offsets = np.load(entry / "offsets.npy", allow_pickle=False)
+            offsets: Offsets = np.memmap(entry / "offsets.bin", dtype="<i8", mode="r")
         except (OSError, ValueError):
             return None
         if offsets[-1] == 0:
@@ -116,37 +140,70 @@ class Corpus:
 
     def lengths(self) -> Offsets:
         """Return the tokens of each document, int64 [n_docs]."""
-        return np.diff(self.offsets)
+        offsets: Offsets = np.asarray(self.offsets)
+        return offsets[1:] - offsets[:-1]
 
 
-def _encode(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Ids]:
-    """Encode in groups of about _CHARS_AT_A_TIME characters."""
-    start = n_chars = 0
-    for i, text in enumerate(texts):
-        n_chars += len(text)
-        if n_chars >= _CHARS_AT_A_TIME or i + 1 == len(texts):
-            yield from tokenizer.encode(texts[start : i + 1])
-            start, n_chars = i + 1, 0
+def check_ids(corpus: Corpus, vocab_size: int) -> None:
+    """Check that a model with a vocabulary of so many tokens can read a corpus.
+
+    Raises:
+        InputError: an id is negative or not in the vocabulary; it names document and token.
+    """
+    for start in range(0, corpus.n_tokens, _IDS_AT_A_TIME):
+        ids = np.asarray(corpus.ids[start : start + _IDS_AT_A_TIME])
+        if int(ids.min()) >= 0 and int(ids.max()) < vocab_size:
+            continue
+        i = int(np.argmax((ids < 0) | (ids >= vocab_size)))
+        document = int(np.searchsorted(corpus.offsets, start + i, side="right")) - 1
+        token = start + i - int(corpus.offsets[document])
+        raise InputError(
+            f"document {document + 1}, token {token + 1}: id {ids[i]} is not in the vocabulary of "
+            f"{vocab_size}: encode the texts with the tokenizer of this model"
+        )
 
 
-def _write(directory: Path, documents: Iterator[Ids]) -> None:
-    lengths = [0]
-    with open(directory / "ids.bin", "wb") as file:
-        for ids in documents:
-            file.write(ids.astype("<i4", copy=False).tobytes())
-            lengths.append(len(ids))
-        file.flush()
-        os.fsync(file.fileno())
-    with open(directory / "offsets.npy", "wb") as file:
-        np.save(file, np.cumsum(lengths, dtype=np.int64))
-        file.flush()
-        os.fsync(file.fileno())
-    hashes = {name: _file_sha256(directory / name) for name in ("ids.bin", "offsets.npy")}
+def _encode(
+    texts: Texts, tokenizer: Tokenizer, processes: int | None, progress: Progress | None
+) -> Iterator[tuple[Ids, Offsets]]:
+    """Yield the ids of a block of documents one after the other, and the length of each."""
+
+    def encode_here(block: list[str]) -> tuple[Ids, Offsets]:
+        documents = tokenizer.encode(block)
+        lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
+        return np.concatenate(documents), lengths
+
+    n_done = 0
+    there = (json.dumps(tokenizer.content()).encode(), unpack_ids)
+    for ids, lengths in work_on(texts, encode_here, there, processes):
+        yield ids, lengths
+        n_done += len(lengths)
+        if progress is not None:
+            progress(n_done, len(texts))
+
+
+def _write(directory: Path, blocks: Iterable[tuple[Ids, Offsets]]) -> None:
+    """Write blocks of documents as they come, then their hashes."""
+    n_tokens = 0
+    with (
+        open(directory / "ids.bin", "wb") as ids_file,
+        open(directory / "offsets.bin", "wb") as file,
+    ):
+        file.write(np.zeros(1, dtype="<i8").tobytes())
+        for ids, lengths in blocks:
+            ids_file.write(ids.astype("<i4", copy=False).tobytes())
+            offsets = n_tokens + np.cumsum(lengths, dtype=np.int64)
+            file.write(offsets.astype("<i8", copy=False).tobytes())
+            n_tokens += len(ids)
+        for written in (ids_file, file):
+            written.flush()
+            os.fsync(written.fileno())
+    hashes = {name: _file_sha256(directory / name) for name in _FILES}
     meta = json.dumps({"version": FORMAT_VERSION, "sha256": hashes})
     (directory / "meta.json").write_text(meta, encoding="utf-8")
 
 
-def _content_key(texts: Sequence[str], tokenizer: Tokenizer) -> str:
+def _content_key(texts: Texts, tokenizer: Tokenizer) -> str:
     digest = hashlib.sha256(f"corpus {FORMAT_VERSION} {tokenizer.fingerprint()}".encode())
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -158,6 +215,6 @@ def _content_key(texts: Sequence[str], tokenizer: Tokenizer) -> str:
 def _file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(1 << 16):
             digest.update(block)
     return digest.hexdigest()

@@ -104,6 +104,18 @@ def check_csv(file: TableFile, encoding: str | None, header: bool | None) -> Csv
     return CsvShape(encoding, delimiter, names, header, first_line - 1, starts, tuple(n_chars))
 
 
+def stream_csv(file: TableFile, shape: CsvShape) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Yield line and fields of each record after the header of a file that check_csv accepted."""
+    with _fields_of_any_size(), open_lines(file, shape.encoding, newline="") as stream:
+        is_header = shape.header
+        for line, fields in _records(file, checked_lines(file, stream), shape.delimiter):
+            if line <= shape.n_blank or (len(shape.names) > 1 and _is_blank(fields)):
+                continue
+            if not is_header:
+                yield line, dict(zip(shape.names, fields or [""], strict=True))
+            is_header = False
+
+
 def _is_blank(fields: list[str]) -> bool:
     return not fields or (len(fields) == 1 and not fields[0].strip())
 

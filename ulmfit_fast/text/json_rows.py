@@ -28,6 +28,22 @@ def read_json(file: TableFile, encoding: str | None) -> tuple[Columns, list[int]
     """
     columns: Columns = {}
     rows: list[int] = []
+    for number, values in stream_json(file, encoding):
+        for key, value in values.items():
+            columns.setdefault(key, [None] * len(rows)).append(value)
+        rows.append(number)
+        for column in columns.values():
+            if len(column) < len(rows):
+                column.append(None)
+    if not rows:
+        raise InputError(f"{file.name}: has no objects: give at least one text")
+    return columns, rows
+
+
+def stream_json(
+    file: TableFile, encoding: str | None
+) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Yield line or number and the keys and values, as text, of each object; see read_json."""
     with open_lines(file, encoding_of(file, encoding)) as stream:
         for number, unit, value in _objects(file, checked_lines(file, stream)):
             if not isinstance(value, dict):
@@ -41,14 +57,7 @@ def read_json(file: TableFile, encoding: str | None) -> tuple[Columns, list[int]
                         f'{file.name}: {unit} {number}: key "{shown(key)}" holds {_kind(entry)}: '
                         "give it one text or number, or leave the key out"
                     )
-                columns.setdefault(key, [None] * len(rows)).append(_as_text(entry))
-            rows.append(number)
-            for values in columns.values():
-                if len(values) < len(rows):
-                    values.append(None)
-    if not rows:
-        raise InputError(f"{file.name}: has no objects: give at least one text")
-    return columns, rows
+            yield number, {key: _as_text(entry) for key, entry in value.items()}
 
 
 def _objects(file: TableFile, lines: Iterator[str]) -> Iterator[tuple[int, str, Any]]:

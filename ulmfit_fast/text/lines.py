@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 from ..errors import InputError
 from .sources import TableFile, checked_lines, encoding_of, open_lines, shown
@@ -29,29 +30,49 @@ def read_lines(file: TableFile, encoding: str | None) -> tuple[Columns, list[int
     Raises:
         InputError: a line of a labelled file has no label or two, or a document does not end.
     """
+    lines = _lines_of(file, encoding)
+    first = next(lines)
+    style = _style_of_labels(file, first[1])
+    if style is not None:
+        return _read_labelled(file, chain([first], lines), style)
+    numbers, texts = zip(*_texts_of(file, first, lines), strict=True)
+    return {"text": list(texts)}, list(numbers)
+
+
+def stream_lines(file: TableFile, encoding: str | None) -> Iterator[tuple[int, str]] | None:
+    """Return an iterator over the texts of a .txt file and their lines; None if it has labels.
+
+    Texts and errors are those of read_lines; the errors come when the iterator gets there.
+    """
+    lines = _lines_of(file, encoding)
+    first = next(lines)
+    return None if _style_of_labels(file, first[1]) else _texts_of(file, first, lines)
+
+
+def _lines_of(file: TableFile, encoding: str | None) -> Iterator[tuple[int, str]]:
+    """Yield number and content of the lines that are not empty; there is one."""
+    is_empty = True
     with open_lines(file, encoding_of(file, encoding)) as stream:
-        lines = (
-            (number, line.rstrip("\n"))
-            for number, line in enumerate(checked_lines(file, stream), 1)
-            if not line.isspace()
-        )
-        first = next(lines, None)
-        if first is None:
-            raise InputError(f"{file.name}: has only empty lines: give at least one text")
-        rest = _chain(first, lines)
-        if first[1].startswith("__label__"):
-            return _read_labelled(file, rest, "fastText")
-        if file.format == "label":
-            return _read_labelled(file, rest, "TREC")
-        if first[1].startswith("<doc "):
-            return _read_documents(file, rest)
-        numbers, texts = zip(*rest, strict=True)
-        return {"text": list(texts)}, list(numbers)
+        for number, line in enumerate(checked_lines(file, stream), 1):
+            if not line.isspace():
+                is_empty = False
+                yield number, line.rstrip("\n")
+    if is_empty:
+        raise InputError(f"{file.name}: has only empty lines: give at least one text")
 
 
-def _chain(first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    yield first
-    yield from rest
+def _style_of_labels(file: TableFile, first_line: str) -> str | None:
+    if first_line.startswith("__label__"):
+        return "fastText"
+    return "TREC" if file.format == "label" else None
+
+
+def _texts_of(
+    file: TableFile, first: tuple[int, str], lines: Iterator[tuple[int, str]]
+) -> Iterator[tuple[int, str]]:
+    """Yield line and text of each document."""
+    whole = chain([first], lines)
+    return _documents(file, whole) if first[1].startswith("<doc ") else whole
 
 
 def _read_labelled(
@@ -86,18 +107,16 @@ def _read_labelled(
     return {"label": labels, "fine_label": fine, "text": texts}, numbers
 
 
-def _read_documents(file: TableFile, lines: Iterator[tuple[int, str]]) -> tuple[Columns, list[int]]:
-    texts: list[str | None] = []
-    numbers: list[int] = []
+def _documents(file: TableFile, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    begin = 0
     document: list[str] | None = None
     for number, line in lines:
         if line.startswith("<doc "):
             if document is not None:
                 break
-            document = []
-            numbers.append(number)
-        elif line.startswith("</doc>"):
-            texts.append("\n".join(document or []))
+            document, begin = [], number
+        elif line.startswith("</doc>") and document is not None:
+            yield begin, "\n".join(document)
             document = None
         elif document is None:
             raise InputError(
@@ -107,6 +126,5 @@ def _read_documents(file: TableFile, lines: Iterator[tuple[int, str]]) -> tuple[
             document.append(line)
     if document is not None:
         raise InputError(
-            f"{file.name}: line {numbers[-1]}: <doc> without </doc>: add it, or get the file again"
+            f"{file.name}: line {begin}: <doc> without </doc>: add it, or get the file again"
         )
-    return {"text": texts}, numbers

@@ -18,18 +18,32 @@ from .contractions import exceptions
 
 LONGEST_CHUNK = 1_000
 """Chunks are cut into pieces of so many characters first: the procedure is quadratic in a chunk."""
-REMEMBERED = 500_000
-"""Distinct chunks whose tokens are kept: about 100 MB when full."""
+REMEMBERED = 250_000
+"""Distinct chunks whose tokens or ids are kept: about 60 MB each when full."""
 # Longer than any suffix and what it looks back at; the rules leave no row of more than two dots.
 _TAIL = 24
 # A space between two chunks belongs to none; any other white space, or a further space, is a chunk.
 _CHUNKS = re.compile(r"\S+|(?! )\s+|(?<= )\s+")
-_OTHER_SPACE = re.compile(r"[^\S ]|  ")
 
 
 def chunks_of(text: str) -> list[str]:
     """Split a text that begins with a word into words, and white space other than one space."""
-    return _CHUNKS.findall(text) if _OTHER_SPACE.search(text) else text.split(" ")
+    chunks: list[str] = []
+    newlines = ""
+    for whole in text.split("\n"):  # much faster than the pattern, which is for odd white space
+        if whole:
+            words = whole.split()
+            line = whole.removesuffix(" ")  # that belongs to no chunk
+            if not words or line.strip() != line:  # white space that goes on beyond the line
+                return _CHUNKS.findall(text)
+            if " ".join(words) != line:
+                words = _CHUNKS.findall(line)
+            if newlines:
+                chunks.append(newlines)
+                newlines = ""
+            chunks += words
+        newlines += "\n"
+    return chunks if len(newlines) == 1 else [*chunks, newlines[1:]]
 
 
 def _one_of(characters: str) -> str:
@@ -79,13 +93,18 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str], re.P
     )
 
 
+def _is_plain(chunk: str) -> bool:
+    """Tell a chunk that no pattern cuts, as most are: letters of ASCII alone, or digits."""
+    return chunk.isascii() and (chunk.isalpha() or chunk.isdigit())
+
+
 def _cut(chunk: str, special: dict[str, tuple[str, ...]]) -> list[str]:
     """Cut one chunk: strip affixes until an exception or nothing to strip is left, then infixes."""
     prefix_at, suffix_at, infix_at, url_at = _patterns()
     before: list[str] = []
     after: list[str] = []
     rest = chunk
-    while rest and rest not in special:
+    while rest and rest not in special and not _is_plain(rest):
         found = prefix_at.match(rest)
         n_prefix = found.end() if found else 0
         if n_prefix and rest[n_prefix:] in special:
@@ -107,7 +126,7 @@ def _cut(chunk: str, special: dict[str, tuple[str, ...]]) -> list[str]:
         rest = rest[n_prefix : len(rest) - n_suffix]
     if rest in special:
         before += special[rest]
-    elif "." in rest and url_at.match(rest):
+    elif _is_plain(rest) or ("." in rest and url_at.match(rest)):
         before.append(rest)
     elif rest:
         start = 0

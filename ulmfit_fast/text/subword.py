@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .messages import Ids
 from .rules import SPECIALS, UNK, apply_rules
-from .tokenizer import Ids, Tokenizer
+from .tokenizer import Tokenizer
 from .vocab import FAKE, pad_vocab
 
 _SPECIAL_WORDS = re.compile(rf"\b(?:{'|'.join(SPECIALS)})\b")
@@ -59,8 +60,9 @@ class SubwordTokenizer(Tokenizer):
             [AddedToken(t, lstrip=True, single_word=True, normalized=False) for t in SPECIALS]
         )
 
-    def _content(self) -> dict[str, Any]:
-        return {**super()._content(), "scores": self._scores}
+    def content(self) -> dict[str, Any]:
+        """Return all that decides which ids a text gets, for JSON."""
+        return {**super().content(), "scores": self._scores}
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Return the ids of each text, int32 [n_tokens]."""
@@ -79,11 +81,15 @@ class SubwordTokenizer(Tokenizer):
         return text.replace(_WORD_START, " ").strip()
 
 
+def _without_specials(text: str) -> str:
+    return _SPECIAL_WORDS.sub(" ", _normalise(text))
+
+
 def train_subwords(texts: Iterable[str], *, max_vocab: int, min_freq: int) -> SubwordTokenizer:
     """Train unigram pieces; the same texts give the same tokenizer.
 
     Args:
-        texts: read once; kept as words, in memory.
+        texts: read twice; their distinct words are kept, in memory.
         max_vocab: most pieces, specials included, padding not; at most half are single characters.
         min_freq: characters seen less often are unknown.
 
@@ -93,26 +99,24 @@ def train_subwords(texts: Iterable[str], *, max_vocab: int, min_freq: int) -> Su
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models, pre_tokenizers, trainers
 
-    lines = [_SPECIAL_WORDS.sub(" ", _normalise(text)) for text in texts]
+    if iter(texts) is texts:  # what can be read once only is kept
+        texts = list(texts)
     characters: Counter[str] = Counter()
-    for line in lines:
-        characters.update(line)
+    for text in texts:
+        characters.update(_without_specials(text))
     del characters[" "]
     if not characters:
         raise InputError("cannot train a subword tokenizer: there is no word in the texts")
     most_common = characters.most_common(max_vocab // 2 - len(SPECIALS))
     kept = {c for c, n in most_common if n >= min_freq} or {most_common[0][0]}
-    unknown = characters.keys() - kept
-    if unknown:
-        drop = re.compile(f"[{re.escape(''.join(sorted(unknown)))}]")
-        lines = [drop.sub(" ", line) for line in lines]
+    unknown = {ord(c): " " for c in characters.keys() - kept}
     pipeline = Pipeline(models.Unigram())
     pipeline.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     trainer = trainers.UnigramTrainer(
         vocab_size=max_vocab, special_tokens=list(SPECIALS), unk_token=UNK, show_progress=False
     )
-    words = (" " + " ".join(line.split()) for line in lines)
-    pipeline.train_from_iterator(words, trainer, length=len(lines))
+    known = (_without_specials(text).translate(unknown).split() for text in texts)
+    pipeline.train_from_iterator((" " + " ".join(words) for words in known), trainer)
     pieces = _in_fixed_order(json.loads(pipeline.to_str())["model"]["vocab"])
     vocab = pad_vocab([*SPECIALS, *(piece for piece, _ in pieces)])
     return SubwordTokenizer(vocab, [0.0] * len(SPECIALS) + [score for _, score in pieces])

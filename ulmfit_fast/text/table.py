@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .columns import Values, choose_columns
+from .columns import Choice, Values, choose_columns
 from .csv_check import has_known_name
 from .lines import read_lines
 from .rules import mark_fields
@@ -86,17 +86,7 @@ class RawTable:
         labelled: bool | None = None,
     ) -> TextTable:
         """Choose the columns of text and label and drop the rows without text; see read_table."""
-        try:
-            choice = choose_columns(
-                self.columns, self.source, text_columns=text_columns, label_column=label_column,
-                labelled=labelled,
-            )  # fmt: skip
-        except InputError as error:
-            if not self.header_is_guessed:
-                raise
-            raise InputError(
-                f"{error}; the first row is taken for column names: --no-header if it is a text"
-            ) from error
+        choice = self.choice(text_columns, label_column, labelled=labelled)
         fields = [self.columns[name] for name in choice.text]
         no_labels: Values = [None] * len(self.rows)
         labels = no_labels if choice.label is None else self.columns[choice.label]
@@ -116,6 +106,22 @@ class RawTable:
             texts, kept, rows, skipped, choice.text, choice.label, self.source,
             tuple(self.columns) if self.header_is_guessed else (), self.has_names,
         )  # fmt: skip
+
+    def choice(
+        self, text_columns: Sequence[str] | None, label_column: str | None, *, labelled: bool | None
+    ) -> Choice:
+        """Choose the columns of text and label; see read_table."""
+        try:
+            return choose_columns(
+                self.columns, self.source, text_columns=text_columns, label_column=label_column,
+                labelled=labelled,
+            )  # fmt: skip
+        except InputError as error:
+            if not self.header_is_guessed:
+                raise
+            raise InputError(
+                f"{error}; the first row is taken for column names: --no-header if it is a text"
+            ) from error
 
 
 def read_table(
@@ -163,9 +169,13 @@ def load_table(
     columns, rows = load_file_columns(file, encoding, header)
     if file.format not in ("csv", "tsv"):
         return RawTable(file.name, columns, rows)
-    has_names = list(columns) != [str(i) for i in range(len(columns))]
-    guessed = has_names and header is None and not has_known_name(list(columns))
-    return RawTable(file.name, columns, rows, has_names, guessed)
+    return RawTable(file.name, columns, rows, *names_of_csv(list(columns), header))
+
+
+def names_of_csv(names: list[str], header: bool | None) -> tuple[bool, bool]:
+    """Tell whether the names of columns are a csv file's own, and whether that was guessed."""
+    are_own = names != [str(i) for i in range(len(names))]
+    return are_own, are_own and header is None and not has_known_name(names)
 
 
 def _without_empty(
@@ -180,16 +190,23 @@ def _without_empty(
     kept_rows: list[int] = []
     skipped: list[SkippedRow] = []
     for row, label, *values in zip(rows, labels, *fields, strict=True):
-        reasons = [_why_missing(value) for value in values]
-        if all(reasons):
-            skipped.append(SkippedRow(row, "+".join(names), str(reasons[0])))
+        text, why_missing = text_of(values)
+        if why_missing is not None:
+            skipped.append(SkippedRow(row, "+".join(names), why_missing))
             continue
-        texts.append(
-            mark_fields([str(v) if not r else "" for v, r in zip(values, reasons, strict=True)])
-        )
+        texts.append(text)
         kept_labels.append(None if _why_missing(label) or label is None else label.strip())
         kept_rows.append(row)
     return texts, kept_labels, kept_rows, skipped
+
+
+def text_of(fields: Sequence[str | None]) -> tuple[str, str | None]:
+    """Return the text of a row's fields and None, or "" and why there is no text."""
+    reasons = [_why_missing(field) for field in fields]
+    if all(reasons):
+        return "", reasons[0]
+    present = [str(f) if not r else "" for f, r in zip(fields, reasons, strict=True)]
+    return mark_fields(present), None
 
 
 def _why_missing(value: str | None) -> str | None:

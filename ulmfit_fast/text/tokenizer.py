@@ -14,24 +14,21 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import InputError
+from .messages import Ids
 from .rules import BOS, BOS_ID, PAD, PAD_ID, RULES_VERSION, SPECIALS, UNK, UNK_ID, apply_rules
 from .segment import REMEMBERED, chunks_of, cut_chunk
-from .vocab import FAKE, make_vocab
+from .vocab import FAKE, MOST_WORDS, Progress, count_words, make_vocab
 
 FORMAT = "ulmfit_fast.tokenizer"
 FORMAT_VERSION = 1
-
-Ids = npt.NDArray[np.int32]
 
 
 class Tokenizer(ABC):
@@ -66,7 +63,8 @@ class Tokenizer(ABC):
     def decode(self, ids: Iterable[int]) -> str:
         """Return readable text: the tokens of ids, put together."""
 
-    def _content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
+        """Return all that decides which ids a text gets, for JSON."""
         return {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -77,11 +75,11 @@ class Tokenizer(ABC):
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all that decides which ids a text gets."""
-        return _fingerprint(self._content())
+        return _fingerprint(self.content())
 
     def save(self, path: Path) -> None:
         """Write one JSON file; an existing file is replaced whole or not at all."""
-        content = {**self._content(), "sha256": self.fingerprint()}
+        content = {**self.content(), "sha256": self.fingerprint()}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -134,28 +132,25 @@ class WordTokenizer(Tokenizer):
         return " ".join(self.vocab[int(i)] for i in ids)
 
 
-def count_words(texts: Iterable[str]) -> Counter[str]:
-    """Count the word tokens of texts, in the order in which they first occur."""
-    chunks: Counter[str] = Counter()
-    for text in texts:
-        chunks.update(chunks_of(apply_rules(text)))
-    counts: Counter[str] = Counter()
-    for chunk, n in chunks.items():
-        for token in cut_chunk(chunk):
-            counts[token] += n
-    return counts
-
-
 def train_tokenizer(
-    texts: Iterable[str], *, kind: str = "word", max_vocab: int = 60_000, min_freq: int = 3
+    texts: Iterable[str],
+    *,
+    kind: str = "word",
+    max_vocab: int = 60_000,
+    min_freq: int = 3,
+    processes: int | None = None,
+    progress: Progress | None = None,
 ) -> Tokenizer:
     """Make a tokenizer for texts.
 
     Args:
-        texts: what it shall be good at; read once.
+        texts: what it shall be good at; words are counted in one pass, whose memory does not grow
+            with the texts (`vocab.count_words`).
         kind: "word" or "subword".
         max_vocab: most tokens, before the padding to a multiple of 8; fewer where texts are few.
         min_freq: tokens (word) or characters (subword) seen less often are unknown.
+        processes: that count words; None takes one for each core where there is much text.
+        progress: told (texts done, texts) on the way.
 
     Raises:
         InputError: kind is neither, max_vocab is below 32, or there is no word in texts.
@@ -163,7 +158,8 @@ def train_tokenizer(
     if max_vocab < 32:
         raise InputError(f"max_vocab is {max_vocab}: a vocabulary needs at least 32 tokens")
     if kind == "word":
-        counts = count_words(texts)
+        most = max(MOST_WORDS, 8 * max_vocab)
+        counts = count_words(texts, most=most, processes=processes, progress=progress)
         if not counts.keys() - set(SPECIALS):
             raise InputError("cannot make a vocabulary: there is no word in the texts")
         return WordTokenizer(make_vocab(counts, max_vocab=max_vocab, min_freq=min_freq))
@@ -200,6 +196,11 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
             f"{path}: made with text rules {content['rules']}, this release has {RULES_VERSION}: "
             "train again"
         )
+    return tokenizer_of(content)
+
+
+def tokenizer_of(content: dict[str, Any]) -> Tokenizer:
+    """Return the tokenizer of what `Tokenizer.content` returned."""
     if content["kind"] == "word":
         return WordTokenizer(content["vocab"])
     from .subword import SubwordTokenizer

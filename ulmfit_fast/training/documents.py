@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text.batches import ClassifierBatches, LMStream
-from ulmfit_fast.text.corpus import Corpus
+from ulmfit_fast.text.corpus import Corpus, Texts
 from ulmfit_fast.text.tokenizer import Tokenizer
+from ulmfit_fast.text.vocab import Progress
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 
 
@@ -87,12 +88,13 @@ def labelled_batches(
 
 def token_streams(
     tokenizer: Tokenizer,
-    texts: Sequence[str],
-    valid_texts: Sequence[str] | None,
+    texts: Texts,
+    valid_texts: Texts | None,
     stage: StageName,
     config: TrainConfig,
     *,
     cache_dir: Path | None = None,
+    progress_of: Callable[[str], Progress | None] = lambda what: None,
 ) -> tuple[LMStream, LMStream | None]:
     """Lay documents out for a language model.
 
@@ -103,6 +105,7 @@ def token_streams(
         stage: whose batch size counts.
         config: length of the batches, and seed.
         cache_dir: as for Corpus.build.
+        progress_of: returns what is told how far the encoding of something is.
 
     Returns:
         train: in random order.
@@ -112,11 +115,15 @@ def token_streams(
         InputError: too few tokens.
     """
     settings: StageConfig = getattr(config, stage)
+
+    def corpus_of(documents: Texts, what: str) -> Corpus:
+        return Corpus.build(documents, tokenizer, cache_dir, progress=progress_of(what))
+
     train = LMStream(
-        Corpus.build(texts, tokenizer, cache_dir), settings.batch_size, config.bptt,
+        corpus_of(texts, "ids to train on"), settings.batch_size, config.bptt,
         seed=config.seed, variable=config.variable_bptt,
     )  # fmt: skip
     if not valid_texts:
         return train, None
-    corpus = Corpus.build(valid_texts, tokenizer, cache_dir)
-    return train, LMStream(corpus, settings.batch_size, config.bptt, seed=0, shuffle=False)
+    valid = corpus_of(valid_texts, "ids to measure on")
+    return train, LMStream(valid, settings.batch_size, config.bptt, seed=0, shuffle=False)

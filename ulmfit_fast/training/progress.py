@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -47,8 +47,20 @@ class Observer:
     def stage_ended(self, stage: str, seconds: float, metrics: dict[str, float]) -> None:
         """End the stage after so many seconds, with the metrics of the model it keeps."""
 
+    def texts_done(self, what: str, done: int, total: int) -> None:
+        """Tell, before a stage starts, of how many texts what it needs (vocabulary, ids) is made.
+
+        Called after every block of about a million characters.
+        """
+
     def close(self) -> None:
         """Free what the observer holds, also after an error; may be called twice."""
+
+
+def tell_texts_done(observers: Sequence[Observer], what: str, done: int, total: int) -> None:
+    """Tell observers of how many texts what a stage needs is made."""
+    for observer in observers:
+        observer.texts_done(what, done, total)
 
 
 class _Rate:
@@ -174,6 +186,21 @@ class ConsoleProgress(Observer):
             self._bar = _make_bar(self._console, self._indent)
             self._task = self._bar.add_task(stage, total=n_steps, loss="", rate="")
             self._bar.start()
+
+    def texts_done(self, what: str, done: int, total: int) -> None:
+        """Show a bar of texts, unless they are so few that the first call is the last."""
+        if done >= total:
+            self.close()
+        elif self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=what, completed=done, total=total)
+        elif self._console.is_terminal:
+            self._bar = _make_bar(self._console, self._indent)
+            self._task = self._bar.add_task(
+                what, total=total, completed=done, loss="texts", rate=""
+            )
+            self._bar.start()
+        elif time.perf_counter() - self._spoke >= PLAIN_INTERVAL_S:
+            self._say(f"{what}: {done}/{total} texts")
 
     def step(self, stage: str, step: int, loss: float, n_tokens: int, lr: float) -> None:
         """Move the bar."""

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from ulmfit_fast.model import EncoderState, LanguageModel, LossParts, TextClassifier
 from ulmfit_fast.text.batches import ClassifierBatch, ClassifierBatches, LMStream
+from ulmfit_fast.text.corpus import check_ids
 from ulmfit_fast.training.config import StageName, TrainConfig
 from ulmfit_fast.training.precision import Precision, choose_precision
+from ulmfit_fast.training.prefetch import prefetch
 from ulmfit_fast.training.steps import Batch, Metrics
 
 # Rows of logits that exist at a time in validation: 1,024 x 60,000 floats are 245 MB.
@@ -37,6 +39,9 @@ class LanguageModelTask:
         self.config = config
         self.stage = stage
         self.device = model.decoder_bias.device
+        for stream in (train, valid):
+            if stream is not None:
+                check_ids(stream.corpus, model.config.vocab_size)
         self.precision = choose_precision(config.precision, self.device)
 
     def describe(self) -> str:
@@ -50,9 +55,8 @@ class LanguageModelTask:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield ids and targets of each batch."""
-        for ids, targets in self.train.batches(epoch):
-            inputs = on_device(ids, self.device), on_device(targets, self.device)
-            yield Batch(inputs, ids.numel())
+        for _, inputs in prefetch(self.train.batches(epoch), self.device, tuple):
+            yield Batch(inputs, inputs[0].numel())
 
     def loss(
         self, inputs: tuple[Tensor, ...], state: EncoderState | None
@@ -71,8 +75,7 @@ class LanguageModelTask:
         n_tokens = 0
         state: EncoderState | None = None
         with torch.no_grad(), self.precision.computing():
-            for ids, targets in self.valid.batches(0):
-                ids, targets = on_device(ids, self.device), on_device(targets, self.device)
+            for _, (ids, targets) in prefetch(self.valid.batches(0), self.device, tuple):
                 output, state = self.model.encoder(ids, state)
                 sums += score_tokens(self.model, output.flatten(0, 1), targets.t().flatten())
                 n_tokens += ids.numel()
@@ -103,6 +106,9 @@ class ClassifierTask:
         self.valid = valid
         self.config = config
         self.device = next(model.parameters()).device
+        for batches in (train, valid):
+            if batches is not None:
+                check_ids(batches.corpus, model.config.vocab_size)
         self.precision = choose_precision(config.precision, self.device)
 
     def describe(self) -> str:
@@ -115,9 +121,8 @@ class ClassifierTask:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield ids, lengths and labels of each batch; the lengths stay on the CPU."""
-        for batch in self.train.batches(epoch):
-            labels = required_labels(batch)
-            ids, labels = on_device(batch.ids, self.device), on_device(labels, self.device)
+        batches = self.train.batches(epoch)
+        for batch, (ids, labels) in prefetch(batches, self.device, ids_and_labels):
             yield Batch((ids, batch.lengths, labels), int(batch.lengths.sum()))
 
     def loss(
@@ -141,16 +146,16 @@ class ClassifierTask:
         return (metrics["error"], metrics["valid_loss"]) if "error" in metrics else ()
 
 
-def on_device(x: Tensor, device: torch.device) -> Tensor:
-    """Copy x to the device; a GPU's stream goes on meanwhile."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
-
-
 def required_labels(batch: ClassifierBatch) -> Tensor:
     """Return the labels of a batch that must have them."""
     if batch.labels is None:
         raise ValueError("labels: training and evaluation need a label for every document")
     return batch.labels
+
+
+def ids_and_labels(batch: ClassifierBatch) -> tuple[Tensor, Tensor]:
+    """Return what of a batch goes to the device."""
+    return batch.ids, required_labels(batch)
 
 
 def score_tokens(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -197,8 +202,8 @@ def classify(
     was_training = model.training
     model.eval()
     with torch.no_grad(), precision.computing():
-        for batch in batches.batches():
-            logits.append(model(on_device(batch.ids, device), batch.lengths).float().cpu())
+        for batch, (ids,) in prefetch(batches.batches(), device, lambda batch: (batch.ids,)):
+            logits.append(model(ids, batch.lengths).float().cpu())
             labels.append(torch.full_like(batch.rows, -1) if batch.labels is None else batch.labels)
             rows.append(batch.rows)
     model.train(was_training)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.model import AWDLSTMConfig, Dropouts, LanguageModel, TextClassifier
 from ulmfit_fast.text.batches import ClassifierBatches
-from ulmfit_fast.text.corpus import Corpus
+from ulmfit_fast.text.corpus import Corpus, Texts
 from ulmfit_fast.text.tokenizer import Tokenizer, train_tokenizer
 from ulmfit_fast.training.checkpoint import load_model, save_model
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
@@ -23,7 +24,7 @@ from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, 
 from ulmfit_fast.training.graphs import CudaRecorder
 from ulmfit_fast.training.loop import Fit, StageResult
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
-from ulmfit_fast.training.progress import Observer
+from ulmfit_fast.training.progress import Observer, tell_texts_done
 from ulmfit_fast.training.sizes import model_size, new_language_model
 from ulmfit_fast.training.tasks import ClassifierTask, LanguageModelTask, classify
 from ulmfit_fast.training.transfer import classifier_from, transfer_language_model
@@ -87,9 +88,7 @@ class ULMFiTTrainer:
         """What the models compute in, in training and after."""
         return choose_precision(self.config.precision, self.device)
 
-    def pretrain(
-        self, texts: Sequence[str], valid_texts: Sequence[str] | None = None
-    ) -> StageResult:
+    def pretrain(self, texts: Texts, valid_texts: Texts | None = None) -> StageResult:
         """Train a language model from scratch, with a vocabulary of its own.
 
         Args:
@@ -110,9 +109,7 @@ class ULMFiTTrainer:
         self._replace_language_model(tokenizer, model)
         return result
 
-    def finetune_lm(
-        self, texts: Sequence[str], valid_texts: Sequence[str] | None = None
-    ) -> StageResult:
+    def finetune_lm(self, texts: Texts, valid_texts: Texts | None = None) -> StageResult:
         """Fine-tune the language model on the target texts.
 
         A word-level model gets the target's vocabulary: words it knew keep their embedding, others
@@ -299,12 +296,13 @@ class ULMFiTTrainer:
         model.to(trainer.device).eval()
         return trainer
 
-    def _new_tokenizer(self, texts: Sequence[str]) -> Tokenizer:
+    def _new_tokenizer(self, texts: Texts) -> Tokenizer:
         return train_tokenizer(
             texts,
             kind=self.tokenizer_kind,
             max_vocab=self.config.max_vocab,
             min_freq=self.config.min_freq,
+            progress=partial(tell_texts_done, self.observers, "vocabulary"),
         )
 
     def _replace_language_model(self, tokenizer: Tokenizer, model: LanguageModel) -> None:
@@ -325,9 +323,12 @@ class ULMFiTTrainer:
         stage: StageName,
         model: LanguageModel,
         tokenizer: Tokenizer,
-        texts: tuple[Sequence[str], Sequence[str] | None],
+        texts: tuple[Texts, Texts | None],
     ) -> StageResult:
-        streams = token_streams(tokenizer, *texts, stage, self.config, cache_dir=self.cache_dir)
+        streams = token_streams(
+            tokenizer, *texts, stage, self.config, cache_dir=self.cache_dir,
+            progress_of=lambda what: partial(tell_texts_done, self.observers, what),
+        )  # fmt: skip
         task = LanguageModelTask(model, *streams, self.config, stage)
         recorder = CudaRecorder(self.device) if self.cuda_graphs else None
         from_scratch = stage == "pretrain"
