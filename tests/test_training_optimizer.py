@@ -60,7 +60,7 @@ def losses_with(
     """Return the losses of each stage, float64."""
     monkeypatch.setattr(loop, "LayerwiseAdamW", optimizer)
     losses = Losses()
-    train_all(small_config(recipe, seed=3), observers=(losses,))
+    train_all(small_config(recipe, seed=3, precision="fp32"), observers=(losses,))
     return {stage: torch.tensor(of, dtype=torch.float64) for stage, of in losses.of.items()}
 
 
