@@ -228,7 +228,7 @@ def _half_of_the_smoothing(original: Callable[[float], int], value: float) -> in
     [
         ("add_product", _only_the_last_slab),
         ("operands", _bias_of_the_first_slab),
-        ("double_bits", _half_of_the_smoothing),
+        ("float_argument", _half_of_the_smoothing),
     ],
 )
 def test_criterion_rejects_a_wrong_launcher(

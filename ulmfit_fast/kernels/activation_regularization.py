@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ulmfit_fast.kernels.lstm import accumulation_dtype, check_support
-from ulmfit_fast.kernels.mask import double_bits, mask_arguments
+from ulmfit_fast.kernels.mask import float_argument, mask_arguments
 from ulmfit_fast.kernels.variational_dropout import BLOCK, RUN, grid, rows_are_dense, sizes
 
 #: Partial sums that the last kernel adds at a time.
@@ -39,7 +39,7 @@ def activation_regularization(
             None if seed is None else dropped, sums, x, seed, *sizes(x), *mask_arguments(drop_p),
             rows_are_dense(x), RUN, BLOCK,
         )  # fmt: skip
-        weights = (double_bits(weight) for weight in weights_of(x, alpha, beta))
+        weights = (float_argument(weight) for weight in weights_of(x, alpha, beta))
         sequence_tiles._penalty_kernel[(1,)](penalty, sums, n_blocks * n_runs, *weights, BLOCK_SUMS)
     return dropped, penalty
 
@@ -61,7 +61,7 @@ def activation_regularization_backward(
     from ulmfit_fast.kernels import sequence_tiles
 
     with torch.cuda.device_of(x):
-        weights = (double_bits(2.0 * weight) for weight in weights_of(x, alpha, beta))
+        weights = (float_argument(2.0 * weight) for weight in weights_of(x, alpha, beta))
         sequence_tiles._regularize_backward_kernel[grid(x)](
             dx, None if seed is None else d_dropped.contiguous(),
             d_penalty.to(accumulation_dtype(x.dtype)), x, seed, *sizes(x), *mask_arguments(drop_p),

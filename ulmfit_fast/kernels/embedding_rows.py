@@ -26,12 +26,7 @@ def _kept(word, seed_ptr, threshold):
     w0, w1, w2, w3 = _philox_words(word >> 2, tl.load(seed_ptr))
     low, high = tl.where(word & 1 == 0, w0, w1), tl.where(word & 1 == 0, w2, w3)
     drawn = tl.where(word & 2 == 0, low, high)
-    return drawn >= tl.cast(threshold, tl.int32).to(tl.uint32, bitcast=True)
-
-
-@triton.jit
-def _double(bits):
-    return tl.cast(bits, tl.int64).to(tl.float64, bitcast=True)
+    return drawn >= threshold.to(tl.uint32, bitcast=True)
 
 
 @triton.jit(
@@ -74,7 +69,7 @@ def _embedding_dropout_kernel(
     x = tl.load(weight_ptr + places, mask=mask & exists[:, None], other=float("nan"))
     if seed_ptr is not None:
         keep = _kept(row, seed_ptr, threshold) | ~exists
-        scaled = x.to(WIDE) * _double(scale_bits).to(WIDE)
+        scaled = x.to(WIDE) * scale_bits.to(tl.float64, bitcast=True).to(WIDE)
         x = tl.where(keep[:, None], scaled, 0.0).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + place[:, None] * E + offs_e[None, :], x, mask=mask)
 
@@ -83,7 +78,7 @@ def _embedding_dropout_kernel(
 def _store_row(dw_ptr, sums, word, V, seed_ptr, threshold, scale_bits, padding, E, offs_e, stores):
     # A finished row: masked, scaled and rounded once.
     if seed_ptr is not None:
-        scale = _double(scale_bits).to(sums.dtype)
+        scale = scale_bits.to(tl.float64, bitcast=True).to(sums.dtype)
         sums = tl.where(_kept(word, seed_ptr, threshold), sums * scale, 0.0)
     stores = stores & (word >= 0) & (word < V) & (word != padding)
     mask = (offs_e < E) & stores

@@ -32,13 +32,14 @@ import torch
 from torch import Tensor
 
 from ulmfit_fast.kernels.lstm import accumulation_dtype, check_support, multiply
-from ulmfit_fast.kernels.mask import double_bits
+from ulmfit_fast.kernels.mask import float_argument
 
 #: Multiplied by tl.dot; others by cuBLAS.
 FUSED_DTYPES = (torch.bfloat16, torch.float16)
 #: Tiles of logits. K 400 is 13 blocks of 32 or 7 of 64, the last one half or a quarter full. With
 #: 128 registers a thread two programs fit on a multiprocessor, and one takes exp while the other
-#: multiplies; before sm_90 they would spill. Not timed yet.
+#: multiplies; before sm_90, and with rows that are no multiple of 16 long, they would spill. Not
+#: timed yet.
 FORWARD_TILE = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 4}
 BACKWARD_TILE = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3}
 MAX_REGISTERS = 128
@@ -93,19 +94,18 @@ def linear_cross_entropy_forward(
     with torch.cuda.device_of(hidden):
         if N > 0:
             n_splits = -(-V // SPLIT)
-            shape = (3 if label_smoothing > 0 else 2, n_splits, N)
-            partial = hidden.new_empty(shape, dtype=wide)  # largest, sum of exp, sum of logits
-            total = partial[2] if label_smoothing > 0 else None
-            tile, width = tile_of(hidden.dtype, False), forward_width(hidden, weight)
+            largest, sums = (lse.new_empty(n_splits, N) for _ in range(2))
+            total = lse.new_empty(n_splits, N) if label_smoothing > 0 else None
+            tile, width = tile_of(hidden, False), forward_width(hidden, weight)
             for first, w, logits in slabs(hidden, weight, width, None):
                 grid = (-(-N // tile["BLOCK_M"]), -(-len(w) // SPLIT))
                 loss_tiles._lse_kernel[grid](
-                    partial[0], partial[1], total, *operands(hidden, w, logits, bias, first), N,
-                    len(w), E, width, first // SPLIT, **tile, SPLIT=SPLIT,
+                    largest, sums, total, *operands(hidden, w, logits, bias, first), N, len(w), E,
+                    width, first // SPLIT, **tile, SPLIT=SPLIT,
                 )  # fmt: skip
             loss_tiles._combine_kernel[(-(-N // COMBINED_ROWS),)](
-                losses, lse, partial[0], partial[1], total, hidden, weight, bias, targets, N, V, E,
-                *weight.stride(), n_splits, ignore_index, double_bits(label_smoothing),
+                losses, lse, largest, sums, total, hidden, weight, bias, targets, N, V, E,
+                *weight.stride(), n_splits, ignore_index, float_argument(label_smoothing),
                 COMBINED_ROWS, COMBINED_K,
             )  # fmt: skip
         if reduction != "none":
@@ -160,13 +160,13 @@ def linear_cross_entropy_backward(
             row_grad, grad, targets, N, V, grad.stride(0) if grad.dim() else 0, ignore_index,
             reduction == "mean", BLOCK_ROWS, num_warps=8,
         )  # fmt: skip
-        tile = tile_of(hidden.dtype, True)
+        tile = tile_of(hidden, True)
         n_tiles = max(ROWS_OF_SUM // tile["BLOCK_M"], 1)
         n_programs = -(-N // (n_tiles * tile["BLOCK_M"]))
         sums = lse.new_empty(n_programs, V) if db.numel() else None
         width = slab_width(N, V)
         workspace = hidden.new_empty(N, width)
-        on, off = double_bits(1.0 - label_smoothing), double_bits(label_smoothing / V)
+        on, off = float_argument(1.0 - label_smoothing), float_argument(label_smoothing / V)
         for first, w, logits in slabs(hidden, weight, width, workspace):
             dz = workspace[:, : len(w)]
             loss_tiles._dz_kernel[n_programs, -(-len(w) // tile["BLOCK_N"])](
@@ -183,9 +183,9 @@ def linear_cross_entropy_backward(
     return dx.to(hidden.dtype), dw, db
 
 
-def tile_of(dtype: torch.dtype, backward: bool) -> dict[str, Any]:
+def tile_of(hidden: Tensor, backward: bool) -> dict[str, Any]:
     """Return the sizes and options of the kernels that go through tiles of logits."""
-    if dtype not in FUSED_DTYPES:
+    if hidden.dtype not in FUSED_DTYPES:
         return LOADED_TILE
     import triton
 
@@ -195,7 +195,8 @@ def tile_of(dtype: torch.dtype, backward: bool) -> dict[str, Any]:
     target = triton.runtime.driver.active.get_current_target()
     if target.backend != "cuda":  # AMD's 64 KiB of shared memory hold less
         return {**tile, "num_stages": 2}
-    return {**tile, "maxnreg": MAX_REGISTERS} if target.arch >= 90 else tile
+    fits = target.arch >= 90 and hidden.shape[1] % 16 == 0
+    return {**tile, "maxnreg": MAX_REGISTERS} if fits else tile
 
 
 def slab_width(N: int, V: int) -> int:

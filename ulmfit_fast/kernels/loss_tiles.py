@@ -69,12 +69,6 @@ def _logits_tile(
 
 
 @triton.jit
-def _double(bits):
-    # 0.0 comes as an int32.
-    return tl.cast(bits, tl.int64).to(tl.float64, bitcast=True)
-
-
-@triton.jit
 def _finite_base(m):
     # What to subtract before exp; exp(-inf - 0) is 0 where exp(-inf - -inf) would be NaN.
     return tl.where(m == float("-inf"), 0.0, m)
@@ -192,7 +186,7 @@ def _combine_kernel(
         z += tl.sum(x.to(wide) * w.to(wide), axis=1)
     if bias_ptr is not None:
         z += tl.load(bias_ptr + place).to(wide)
-    smoothing = _double(smoothing_bits)
+    smoothing = smoothing_bits.to(tl.float64, bitcast=True)
     loss = lse - (1.0 - smoothing).to(wide) * z
     if total_ptr is not None:
         loss -= (smoothing / V).to(wide) * total
@@ -293,8 +287,8 @@ def _dz_kernel(
     wide = lse_ptr.dtype.element_ty
     offs_m, offs_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     # Offsets inside of a tile, and what is compared for every logit, are int32: half the registers.
-    on = _double(on_bits).to(wide)
-    off = _double(off_bits).to(wide)
+    on = on_bits.to(tl.float64, bitcast=True).to(wide)
+    off = off_bits.to(tl.float64, bitcast=True).to(wide)
     sums = tl.zeros((BLOCK_N,), wide)
     for tile in range(TILES):
         row = (tl.program_id(0).to(tl.int64) * TILES + tile) * BLOCK_M

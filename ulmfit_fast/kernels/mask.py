@@ -11,6 +11,11 @@ def double_bits(value: float) -> int:
     return int(bits)
 
 
+def float_argument(value: float) -> int:
+    """Return double_bits for an argument of a kernel; those of -0.0 for 0.0, whose are an int32."""
+    return double_bits(value if value else -0.0)
+
+
 def mask_arguments(drop_p: float) -> tuple[int, int]:
     """Return what a kernel needs of a mask of reference/masks.py beside the seed.
 
@@ -19,7 +24,7 @@ def mask_arguments(drop_p: float) -> tuple[int, int]:
 
     Returns:
         threshold: least word that keeps an element, a uint32, as an int32 of the same bits.
-        scale_bits: 1 / (1 - drop_p) as double_bits.
+        scale_bits: 1 / (1 - drop_p) as float_argument.
     """
     threshold = int(drop_p * 2**32)
-    return threshold - (threshold >> 31 << 32), double_bits(1.0 / (1.0 - drop_p))
+    return threshold - (threshold >> 31 << 32), float_argument(1.0 / (1.0 - drop_p))

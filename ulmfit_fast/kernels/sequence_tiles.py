@@ -20,19 +20,13 @@ from ulmfit_fast.kernels.lstm_cell import _philox_words
 
 
 @triton.jit
-def _double(bits):
-    # 0.0 comes as an int32.
-    return tl.cast(bits, tl.int64).to(tl.float64, bitcast=True)
-
-
-@triton.jit
 def _factor(first, seed_ptr, threshold, scale_bits, WIDE: tl.constexpr, BLOCK: tl.constexpr):
     # 0 for a dropped element, else the scale; first is a multiple of 4.
     block = first // 4 + tl.arange(0, BLOCK // 4)
     w0, w1, w2, w3 = _philox_words(block, tl.load(seed_ptr))
     words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))  # w0, w1, w2, w3 of each
-    keep = words >= tl.cast(threshold, tl.int32).to(tl.uint32, bitcast=True)
-    return keep, _double(scale_bits).to(WIDE)
+    keep = words >= threshold.to(tl.uint32, bitcast=True)
+    return keep, scale_bits.to(tl.float64, bitcast=True).to(WIDE)
 
 
 @triton.jit
@@ -136,7 +130,9 @@ def _penalty_kernel(penalty_ptr, sums_ptr, n_programs, alpha_bits, beta_bits, BL
         squares += tl.load(sums_ptr + first + offs, mask=mask, other=0.0).to(tl.float64)
         at = n_programs + first + offs
         jumps += tl.load(sums_ptr + at, mask=mask, other=0.0).to(tl.float64)
-    penalty = _double(alpha_bits) * tl.sum(squares) + _double(beta_bits) * tl.sum(jumps)
+    penalty = alpha_bits.to(tl.float64, bitcast=True) * tl.sum(squares) + beta_bits.to(
+        tl.float64, bitcast=True
+    ) * tl.sum(jumps)
     tl.store(penalty_ptr, penalty.to(penalty_ptr.dtype.element_ty))
 
 
@@ -183,8 +179,8 @@ def _regularize_backward_kernel(
     if seed_ptr is not None:
         keep, scale = _factor(first, seed_ptr, threshold, scale_bits, wide, BLOCK)
     d_penalty = tl.load(d_penalty_ptr).to(tl.float64)
-    alpha = (_double(alpha_bits) * d_penalty).to(wide)
-    beta = (_double(beta_bits) * d_penalty).to(wide)
+    alpha = (alpha_bits.to(tl.float64, bitcast=True) * d_penalty).to(wide)
+    beta = (beta_bits.to(tl.float64, bitcast=True) * d_penalty).to(wide)
     begin = tl.program_id(1).to(tl.int64) * RUN
     x_ptrs = x_ptr + places
     before_ptrs = x_ptrs + tl.maximum(begin - 1, 0) * stride_t
