@@ -125,6 +125,37 @@ def _lse_kernel(
         tl.store(total_ptr + at, total, mask=rows < N)
 
 
+@triton.jit
+def _target_logit(
+    hidden_ptr,
+    weight_ptr,
+    bias_ptr,
+    rows,
+    place,
+    mask,
+    E,
+    weight_stride_v,
+    weight_stride_e,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    # z at place of each row; the weight is rounded to hidden's dtype.
+    offs_k = tl.arange(0, BLOCK_K)
+    x_ptrs = hidden_ptr + rows[:, None] * E + offs_k[None, :]
+    w_ptrs = weight_ptr + place[:, None] * weight_stride_v
+    z = tl.zeros((BLOCK_M,), WIDE)
+    for k in range(0, E, BLOCK_K):
+        there = mask[:, None] & (offs_k[None, :] < E - k)
+        x = tl.load(x_ptrs + k, mask=there, other=0.0)
+        offs_e = (offs_k + k).to(tl.int64)[None, :] * weight_stride_e
+        w = tl.load(w_ptrs + offs_e, mask=there, other=0.0).to(x.dtype)
+        z += tl.sum(x.to(WIDE) * w.to(WIDE), axis=1)
+    if bias_ptr is not None:
+        z += tl.load(bias_ptr + place).to(WIDE)
+    return z
+
+
 @triton.jit(do_not_specialize=["N", "V", "n_splits", "ignore_index", "smoothing_bits"])
 def _combine_kernel(
     losses_ptr,
@@ -173,19 +204,10 @@ def _combine_kernel(
     lse = m + tl.log(s)
     target = tl.load(targets_ptr + rows, mask=mask, other=-1)
     is_class = (target >= 0) & (target < V)
-    offs_k = tl.arange(0, BLOCK_K)
-    x_ptrs = hidden_ptr + rows[:, None] * E + offs_k[None, :]
-    place = tl.where(is_class, target, 0)
-    w_ptrs = weight_ptr + place[:, None] * weight_stride_v
-    z = tl.zeros((BLOCK_M,), wide)
-    for k in range(0, E, BLOCK_K):
-        there = mask[:, None] & (offs_k[None, :] < E - k)
-        x = tl.load(x_ptrs + k, mask=there, other=0.0)
-        offs_e = (offs_k + k).to(tl.int64)[None, :] * weight_stride_e
-        w = tl.load(w_ptrs + offs_e, mask=there, other=0.0).to(x.dtype)
-        z += tl.sum(x.to(wide) * w.to(wide), axis=1)
-    if bias_ptr is not None:
-        z += tl.load(bias_ptr + place).to(wide)
+    z = _target_logit(
+        hidden_ptr, weight_ptr, bias_ptr, rows, tl.where(is_class, target, 0), mask, E,
+        weight_stride_v, weight_stride_e, wide, BLOCK_M, BLOCK_K,
+    )  # fmt: skip
     smoothing = smoothing_bits.to(tl.float64, bitcast=True)
     loss = lse - (1.0 - smoothing).to(wide) * z
     if total_ptr is not None:
@@ -280,8 +302,7 @@ def _dz_kernel(
 
     dz [N, stride] may be logits itself; stride is a multiple of BLOCK_N, and what lies beyond
     columns is written too. db [programs, db_stride] (or None) begins at the slab's first column,
-    which is first_column of the vocabulary. lse [N], g is row_grad [N]; on and off are the bits of
-    float64. Slabs as in _lse_kernel.
+    which is first_column of the vocabulary. lse [N], g is row_grad [N]; on, off: float64 bits.
     """
     column = tl.program_id(1) * BLOCK_N
     wide = lse_ptr.dtype.element_ty
