@@ -178,6 +178,7 @@ def compile_all(folder: Path) -> dict[str, Any]:
                     re.search(r"ld\.global\S*\.v4\.b32", compiled.asm.get("ptx", ""))
                 )
             }
+            | {"tensor_cores": bool(re.search(r"wgmma|mma\.sync", compiled.asm.get("ptx", "")))}
             | {"aligned": named_constants(compiled).get("ALIGNED")}
             | resources(compiled, folder)
             for k, cache in caches.items()
@@ -265,6 +266,15 @@ def test_aligned_tensors_of_the_optimizer_move_16_bytes_at_a_time(compiled: dict
     assert {v["aligned"] for v in found} == {True, False}
     for v in found:
         assert v["moves_16_bytes"] == v["aligned"], v
+
+
+def test_16_bit_logits_are_multiplied_on_tensor_cores(compiled: dict[str, Any]) -> None:
+    of_nvidia = [v for v in compiled["variants"] if v["target"].startswith("sm_")]
+    found = [v for v in of_nvidia if v["kernel"] in ("_lse_kernel", "_dz_kernel")]
+    assert found
+    for v in found:
+        in_16_bits = "'hidden_ptr': '*fp16'" in v["signature"] or "*bf16" in v["signature"]
+        assert v["tensor_cores"] == in_16_bits, v
 
 
 def test_no_size_of_a_batch_or_sequence_compiles_a_kernel_again(compiled: dict[str, Any]) -> None:
