@@ -20,12 +20,11 @@ and the undropped dw_hh [4H, H] in the accumulation dtype.
 
 from __future__ import annotations
 
-import struct
-
 import torch
 from torch import Tensor
 
 from ulmfit_fast.kernels import lstm_persistent
+from ulmfit_fast.kernels.mask import mask_arguments
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 #: Rows (steps times batch rows) of one input projection where the gates are not kept: 4H of a row
@@ -277,13 +276,10 @@ def drop(out: Tensor, weight: Tensor, drop_p: float, seed: Tensor | None) -> Ten
 
     from ulmfit_fast.kernels import lstm_cell
 
-    threshold = int(drop_p * 2**32)
-    signed = threshold - (threshold >> 31 << 32)  # its 32 bits as an int32
-    (scale_bits,) = struct.unpack("q", struct.pack("d", 1.0 / (1.0 - drop_p)))
     wide = tl.float64 if weight.dtype == torch.float64 else tl.float32
     grid = (-(-weight.numel() // (4 * BLOCK_PHILOX)),)
     lstm_cell._drop_kernel[grid](
-        out, weight, seed, weight.numel(), signed, scale_bits, wide, BLOCK_PHILOX
+        out, weight, seed, weight.numel(), *mask_arguments(drop_p), wide, BLOCK_PHILOX
     )
     return out
 
