@@ -48,6 +48,7 @@ class FirstBatches:
     def __init__(self, stream: LMStream, n: int) -> None:
         self.stream = stream
         self.n = n
+        self.corpus = stream.corpus
         self.batch_size = stream.batch_size
 
     def n_batches(self, epoch: int) -> int:
