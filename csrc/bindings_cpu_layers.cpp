@@ -19,6 +19,20 @@ void in_parallel(void (*pass)(const Params&, int64_t, int64_t), const Params& pa
                               [&](int64_t first, int64_t last) { pass(params, first, last); });
 }
 
+// Blocks of at least 32 MiB are new to the process at every call, as glibc gives them back at once:
+// making their pages takes longer than the pass.
+constexpr size_t kNewBlockBytes = size_t{32} << 20;
+
+Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes) {
+  Tensor out = torch::stable::new_empty(like, sizes);
+  if (out.numel() * out.element_size() >= kNewBlockBytes) advise_huge_pages(out);
+  return out;
+}
+
+Tensor output_like(const Tensor& source) {
+  return new_output(source, {source.sizes().begin(), source.sizes().end()});
+}
+
 ScalarType wide_of(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -55,7 +69,7 @@ Tensor variational_dropout(const Tensor& x, double drop_p, const Tensor& seed) {
   check_sequence(x);
   const LayerKernels& kernels = layer_kernels_cpu(check_dtype("x", x));
   const Tensor source = torch::stable::contiguous(x);
-  Tensor dropped = torch::stable::new_empty(source, source.sizes());
+  Tensor dropped = output_like(source);
   SequenceParams params = describe(source, drop_p, seed);
   params.out = dropped.mutable_data_ptr();
   in_parallel(kernels.sequence, params, params.n_tasks(), kTaskSteps * kTaskColumns);
@@ -68,8 +82,7 @@ Tensors2 activation_regularization(const Tensor& x, double drop_p,
   const LayerKernels& kernels = layer_kernels_cpu(check_dtype("x", x));
   const Tensor source = torch::stable::contiguous(x);
   SequenceParams params = describe(source, drop_p, seed);
-  Tensor dropped = seed.has_value() ? torch::stable::new_empty(source, source.sizes())
-                                    : torch::stable::new_empty(source, {0});
+  Tensor dropped = seed.has_value() ? output_like(source) : torch::stable::new_empty(source, {0});
   Tensor penalty = torch::stable::new_empty(source, {}, wide_of(x));
   std::vector<double> sums(2 * params.n_tasks());
   params.out = dropped.mutable_data_ptr();
@@ -101,7 +114,7 @@ Tensor activation_regularization_backward(const Tensor& d_dropped, const Tensor&
   STD_TORCH_CHECK(
       into.scalar_type() == x.scalar_type() && into.numel() == (seed.has_value() ? x.numel() : 0),
       "d_dropped: expected x's dtype and shape, or [0] without a seed");
-  Tensor dx = torch::stable::new_empty(source, source.sizes());
+  Tensor dx = output_like(source);
   SequenceParams params = describe(source, drop_p, seed);
   params.d_dropped = into.const_data_ptr();
   params.out = dx.mutable_data_ptr();
@@ -163,7 +176,7 @@ Tensor concat_pool_backward(const Tensor& grad, const Tensor& argmax, const Tens
   const Tensor place = torch::stable::contiguous(argmax);
   const Tensor from = torch::stable::contiguous(start), to = torch::stable::contiguous(end);
   PoolParams params = describe_pool(from, to, argmax.size(0), n_positions, argmax.size(1));
-  Tensor d_output = torch::stable::new_empty(pooled, {params.B, params.T, params.E});
+  Tensor d_output = new_output(pooled, {params.B, params.T, params.E});
   params.grad = pooled.const_data_ptr();
   params.place = place.const_data_ptr<int64_t>();
   params.d_output = d_output.mutable_data_ptr();
@@ -200,7 +213,7 @@ Tensor embedding_dropout(const Tensor& ids, const Tensor& weight, double drop_p,
   EmbeddingParams params = describe_tokens(tokens, table.size(0), table.size(1));
   std::vector<int64_t> sizes(ids.sizes().begin(), ids.sizes().end());
   sizes.push_back(params.E);
-  Tensor embedded = torch::stable::new_empty(table, sizes);
+  Tensor embedded = new_output(table, sizes);
   params.rows = table.const_data_ptr();
   params.row_stride = table.stride(0);
   params.out = embedded.mutable_data_ptr();
@@ -226,7 +239,7 @@ Tensor embedding_dropout_backward(const Tensor& grad, const Tensor& ids, int64_t
   }
   const int64_t padding = padding_idx.value_or(-1);
   if (padding >= 0 && padding < n_rows) first[padding] = -1;
-  Tensor dw = torch::stable::new_empty(source, {n_rows, E});
+  Tensor dw = new_output(source, {n_rows, E});
   params.rows = source.const_data_ptr();
   params.row_stride = E;
   params.first = first.data();
