@@ -247,6 +247,67 @@ struct LossKernels {
 
 const LossKernels& loss_kernels_cpu(DType dtype);
 
+// A sequence x [T, N], N = B E the numbers of a step. S: the storage type. A task is kTaskSteps steps
+// of kTaskColumns columns.
+constexpr int64_t kTaskSteps = 64;
+constexpr int64_t kTaskColumns = 1024;
+
+struct SequenceParams {
+  int64_t T, N;
+  const void* x;          // S [T, N]
+  const void* d_dropped;  // S [T, N]; nullptr in the forward pass, and where nothing is dropped
+  void* out;              // S [T, N]: dropped, nullptr where nothing is; or dx
+  Mask mask;              // of a step, the same at every one
+  double* sums;  // [n_tasks, 2]: of the squares of dropped, and of x[t] - x[t - 1]; or nullptr
+  double activation, jump;  // backward: their factors in dx
+
+  int64_t n_blocks() const { return (N + kTaskColumns - 1) / kTaskColumns; }
+  int64_t n_tasks() const { return (T + kTaskSteps - 1) / kTaskSteps * n_blocks(); }
+};
+
+// Pooling over rows of any length; a task is kPoolColumns columns of a row.
+constexpr int64_t kPoolColumns = 512;
+
+struct PoolParams {
+  int64_t B, T, E;
+  const int64_t *start, *end;  // [B]: the valid positions, 0 <= start < end <= T
+  const void* output;          // S: number (b, t, e) is at b row_stride + t step_stride + e
+  int64_t row_stride, step_stride;
+  void* pooled;          // S [B, 3E]
+  int64_t* argmax;       // [B, E]
+  const void* grad;      // S [B, 3E]
+  const int64_t* place;  // [B, E]: argmax, in the backward pass
+  void* d_output;        // S [B, T, E]
+
+  int64_t n_blocks() const { return (E + kPoolColumns - 1) / kPoolColumns; }
+  int64_t n_tasks() const { return B * n_blocks(); }
+};
+
+struct EmbeddingParams {
+  int64_t N, E, V;
+  const int64_t* ids;  // [N], each in 0 .. V - 1
+  const void* rows;    // S: of the table, or of the gradient [N, E]
+  int64_t row_stride;  // elements from a row of rows to the next
+  void* out;           // S [N, E], or [V, E]
+  Mask mask;           // of words
+  // Backward: a word's first token [V] and the next token of the same word [N], -1 where none is.
+  const int64_t *first, *next;
+};
+
+// What an instruction set does for dropouts, AR, TAR and pooling, for one storage type. Ranges are of
+// tasks, and of tokens or rows of the table; any number of threads may share them out.
+struct LayerKernels {
+  void (*sequence)(const SequenceParams&, int64_t first, int64_t last);
+  void (*sequence_backward)(const SequenceParams&, int64_t first, int64_t last);
+  void (*pool)(const PoolParams&, int64_t first, int64_t last);
+  void (*pool_backward)(const PoolParams&, int64_t first, int64_t last);
+  void (*embed)(const EmbeddingParams&, int64_t first, int64_t last);
+  // Every n-th row of the table, as frequent words are neighbours.
+  void (*embed_backward)(const EmbeddingParams&, int64_t first, int64_t n);
+};
+
+const LayerKernels& layer_kernels_cpu(DType dtype);
+
 // Tests and benchmarks: take the kernels of the n-th instruction set that this processor knows, 0
 // the best; returns how many it knows. Not to be called while kernels run.
 int64_t use_instruction_set(int64_t n);

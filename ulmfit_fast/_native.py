@@ -33,16 +33,6 @@ HUGE_PAGE_BYTES = 2 << 20
 REFERENCE_KERNELS: dict[str, Callable[..., object]] = {
     op: getattr(reference, op) for op in _ops.SCHEMAS
 }
-#: Ops whose time on a CPU does not show beside the LSTM's and the loss's: the reference runs there.
-REFERENCE_ON_CPU = {
-    "activation_regularization",
-    "activation_regularization_backward",
-    "concat_pool",
-    "concat_pool_backward",
-    "embedding_dropout",
-    "embedding_dropout_backward",
-    "variational_dropout",
-}
 #: Launchers that need the library ulmfit_fast._cuda.
 CUDA_KERNELS: dict[str, Callable[..., object]] = {"drop_connect": drop_connect.drop_connect}
 #: Launchers that need Triton alone; that of the optimizer runs CUDA C++ instead where it was built.
@@ -155,10 +145,7 @@ def _register_compiled(device_type: str) -> None:
     """Register the compiled kernels of a device; warn where a library that was built is no use."""
     reason = _load_library(device_type)
     complaint = reason if reason and "cannot be loaded" in reason else None
-    ops = set(CUDA_KERNELS if device_type == "cuda" else _ops.SCHEMAS) - (
-        REFERENCE_ON_CPU if device_type == "cpu" else set()
-    )
-    for op in sorted(ops):
+    for op in sorted(CUDA_KERNELS if device_type == "cuda" else _ops.SCHEMAS):
         kernel = None
         why = reason or ""
         if reason is None:
@@ -201,7 +188,6 @@ def _register() -> None:
             {(op, d): "ULMFIT_FAST_REFERENCE=1 is set" for op in _ops.SCHEMAS for d in by_reference}
         )
     else:
-        missing.update({(op, "cpu"): "the reference is fast enough" for op in REFERENCE_ON_CPU})
         _register_compiled("cpu")
         _register_compiled("cuda")
         if torch.version.cuda is not None:

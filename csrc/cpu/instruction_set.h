@@ -28,6 +28,8 @@ constexpr int kRows = ULMFIT_FAST_ROWS;
 #include "sequence_product.h"
 #include "loss.h"
 #include "adamw.h"
+#include "layers.h"
+#include "pool.h"
 // clang-format on
 
 template <typename S, typename Operand>
@@ -70,6 +72,12 @@ LossKernels make_loss_kernels() {
   return kernels;
 }
 
+template <typename S>
+LayerKernels make_layer_kernels() {
+  return {&sequence<S>, &sequence_backward<S>, &Pooling<S>::forward, &Pooling<S>::backward,
+          &embed<S>,    &embed_backward<S>};
+}
+
 #if defined(ULMFIT_FAST_HAS_TILES)
 using ProductOfBFloat16 = Tiles;
 #elif defined(ULMFIT_FAST_HAS_PAIRS)
@@ -103,6 +111,24 @@ const LossKernels& loss_kernels(DType dtype) {
   static const LossKernels of_float64 = make_loss_kernels<double, double>();
   static const LossKernels of_bfloat16 = make_loss_kernels<c10::BFloat16, ProductOfBFloat16>();
   static const LossKernels of_float16 = make_loss_kernels<c10::Half, float>();
+  switch (dtype) {
+    case DType::kFloat32:
+      return of_float32;
+    case DType::kFloat64:
+      return of_float64;
+    case DType::kBFloat16:
+      return of_bfloat16;
+    case DType::kFloat16:
+      break;
+  }
+  return of_float16;
+}
+
+const LayerKernels& layer_kernels(DType dtype) {
+  static const LayerKernels of_float32 = make_layer_kernels<float>();
+  static const LayerKernels of_float64 = make_layer_kernels<double>();
+  static const LayerKernels of_bfloat16 = make_layer_kernels<c10::BFloat16>();
+  static const LayerKernels of_float16 = make_layer_kernels<c10::Half>();
   switch (dtype) {
     case DType::kFloat32:
       return of_float32;

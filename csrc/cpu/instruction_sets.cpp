@@ -11,11 +11,12 @@
 
 namespace ulmfit_fast {
 
-#define ULMFIT_FAST_DECLARE(isa)                \
-  namespace isa {                               \
-  const LstmKernels& lstm_kernels(DType dtype); \
-  const LossKernels& loss_kernels(DType dtype); \
-  const AdamwKernels& adamw_kernels();          \
+#define ULMFIT_FAST_DECLARE(isa)                  \
+  namespace isa {                                 \
+  const LstmKernels& lstm_kernels(DType dtype);   \
+  const LossKernels& loss_kernels(DType dtype);   \
+  const AdamwKernels& adamw_kernels();            \
+  const LayerKernels& layer_kernels(DType dtype); \
   }
 
 ULMFIT_FAST_DECLARE(baseline)
@@ -48,9 +49,11 @@ struct InstructionSet {
   const LstmKernels& (*lstm)(DType);
   const LossKernels& (*loss)(DType);
   const AdamwKernels& (*adamw)();
+  const LayerKernels& (*layers)(DType);
 };
 
-#define ULMFIT_FAST_TABLE(isa) {&isa::lstm_kernels, &isa::loss_kernels, &isa::adamw_kernels}
+#define ULMFIT_FAST_TABLE(isa) \
+  {&isa::lstm_kernels, &isa::loss_kernels, &isa::adamw_kernels, &isa::layer_kernels}
 
 std::vector<InstructionSet> known_instruction_sets() {
   std::vector<InstructionSet> known;
@@ -115,6 +118,10 @@ const LstmKernels& lstm_kernels_cpu(DType dtype, int64_t H) {
 const LossKernels& loss_kernels_cpu(DType dtype) { return instruction_sets()[chosen].loss(dtype); }
 
 const AdamwKernels& adamw_kernels_cpu() { return instruction_sets()[chosen].adamw(); }
+
+const LayerKernels& layer_kernels_cpu(DType dtype) {
+  return instruction_sets()[chosen].layers(dtype);
+}
 
 int64_t use_instruction_set(int64_t n) {
   const int64_t count = static_cast<int64_t>(instruction_sets().size());
