@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ulmfit_fast import functional
-from ulmfit_fast.chunks import align_chunks, plan_chunks
+from ulmfit_fast.chunks import align_chunks, join_chunks, plan_chunks, stack_chunks
 from ulmfit_fast.encoder import (
     AWDLSTM,
     AWDLSTMConfig,
@@ -116,7 +116,8 @@ class LanguageModel(nn.Module):
 class TextClassifier(nn.Module):
     """AWD-LSTM over documents of any length, pooled to [last, max, mean], and a small head.
 
-    Documents run in chunks of bptt tokens whose state passes on detached (BPT3C). A row's logits do
+    Documents run in chunks of bptt tokens whose state passes on detached (BPT3C); without gradients
+    several run as one, with one draw of each mask where a mask is drawn. A row's logits do
     not depend on the rows beside it, on its place, or on the padding behind it.
 
     Args:
@@ -175,15 +176,17 @@ class TextClassifier(nn.Module):
         rows = plan.on_device(ids.device)
         aligned = align_chunks(ids, rows, plan.chunks[-1][0].stop, self.config.pad_id)
         state: EncoderState | None = None
-        kept = []
-        for chunk, (columns, n_rows) in enumerate(plan.chunks):
-            if state is not None:
-                state = resize_state(state, n_rows)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and chunk >= plan.first_kept):
-                output, state = self.encoder(aligned[:n_rows, columns], state)
-            if chunk >= plan.first_kept:
-                kept.append(nn.functional.pad(output, (0, 0, 0, len(ids) - n_rows)))
-        output = torch.cat(kept)
+        with torch.no_grad():
+            for columns, n_rows in join_chunks(plan.old):
+                state = resize_state(state, n_rows) if state else None
+                _, state = self.encoder(aligned[:n_rows, columns], state)
+        kept = plan.kept if torch.is_grad_enabled() else join_chunks(plan.kept)
+        outputs = []
+        for x in self.encoder.embed([aligned[:n_rows, columns] for columns, n_rows in kept]):
+            state = resize_state(state, x.shape[1]) if state else None
+            output, state = self.encoder.run(x, state)
+            outputs.append(output)
+        output = stack_chunks(outputs, len(ids))
         wide = output.to(torch.promote_types(output.dtype, torch.float32))
         pooled = functional.concat_pool(wide.transpose(0, 1), rows.start, rows.end)
         return pooled[rows.place], output
