@@ -9,6 +9,7 @@ IMPLEMENTATIONS = {
     "ulmfit_fast": "ulmfit_fast",
     "ulmfit_fast_graph": "in a CUDA graph",
     "torch": "PyTorch",
+    "torch_chunked": "PyTorch, in chunks",
     "torch_undropped": "PyTorch, no weight drop",
     "fastai": "fastai",
     "reference": "reference",

@@ -64,6 +64,9 @@ Tensor make(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype);
 Tensor zeros(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype);
 Tensor copy_of(const Tensor& source, ScalarType dtype);
 
+// A weight in the storage type: itself, or a rounded copy.
+Tensor stored(const Layer& layer, const Tensor& weight);
+
 // A matrix [rows, columns] in the scratch memory of a call, holding anything.
 Tensor scratch_matrix(const Layer& layer, Scratch::Part part, int64_t rows, int64_t columns,
                       ScalarType dtype);

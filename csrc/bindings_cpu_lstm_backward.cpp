@@ -58,15 +58,22 @@ WeightGradients weight_gradients(const Layer& layer, const Tensor& da, const Ten
   const LstmKernels& kernels = layer.kernels;
   const int64_t M = 4 * layer.H, rows = layer.T * layer.B;
   const Tensor x = torch::stable::view(layer.x, {rows, layer.I});
-  WeightGradients d{make(layer.x, {M, layer.I}, layer.storage),
-                    make(layer.x, {M, layer.H}, layer.storage), make(layer.x, {M}, layer.storage)};
-  if (kernels.transposed_product == nullptr) {
+  const ScalarType of_weights = layer.w_hh.scalar_type();
+  const bool by_torch = kernels.transposed_product == nullptr;
+  const ScalarType made = by_torch ? layer.storage : of_weights;
+  WeightGradients d{make(layer.x, {M, layer.I}, made), make(layer.x, {M, layer.H}, made),
+                    make(layer.x, {M}, made)};
+  if (by_torch) {
     const Tensor da_t = torch::stable::transpose(const_cast<Tensor&>(da), 0, 1);
     torch_mm(da_t, x, d.dw_ih);
     torch_mm(da_t, hidden_before(layer, y), d.dw_hh);
     if (layer.drop_p > 0) d.dw_hh = drop_connect(d.dw_hh, layer.drop_p, *layer.seed);
     const int64_t dim = 0;
     d.dbias = torch::stable::sum(da, torch::headeronly::IntHeaderOnlyArrayRef(&dim, 1));
+    if (made != of_weights) {
+      d = {copy_of(d.dw_ih, of_weights), copy_of(d.dw_hh, of_weights),
+           copy_of(d.dbias, of_weights)};
+    }
     return d;
   }
   const void* of_x = pack_rows(layer, Scratch::kPanels, describe(x, kernels));
@@ -78,7 +85,8 @@ WeightGradients weight_gradients(const Layer& layer, const Tensor& da, const Ten
                                        {of_x, of_before},
                                        {d.dw_ih.mutable_data_ptr(), d.dw_hh.mutable_data_ptr()},
                                        {Mask{}, mask_of(layer)},
-                                       d.dbias.mutable_data_ptr()};
+                                       d.dbias.mutable_data_ptr(),
+                                       of_weights != layer.storage};
   in_parallel(
       ceil_div(M, kernels.n_chunk_rows), 2 * kernels.n_chunk_rows * rows * (layer.I + layer.H),
       kGrainFlops,
@@ -89,7 +97,7 @@ WeightGradients weight_gradients(const Layer& layer, const Tensor& da, const Ten
 // dx [T B, I] = da W_ih.
 void input_gradient(const Layer& layer, const Tensor& da, Tensor& dx) {
   const LstmKernels& kernels = layer.kernels;
-  if (kernels.rows_product == nullptr) return torch_mm(da, layer.w_ih, dx);
+  if (kernels.rows_product == nullptr) return torch_mm(da, stored(layer, layer.w_ih), dx);
   const void* panels = pack_rows(layer, Scratch::kPanels, describe(layer.w_ih, kernels));
   const ProductParams params{da.size(0), layer.I, 4 * layer.H,          da.const_data_ptr(),
                              panels,     nullptr, dx.mutable_data_ptr()};
@@ -157,7 +165,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
   check_sizes("c", c, x, {T, B, H}, layer.compute);
   STD_TORCH_CHECK(c.scalar_type() == layer.compute, "c: wrong dtype");
 
-  const auto none = [&] { return make(layer.x, {0}, layer.storage); };
+  const auto none = [&] { return make(layer.x, {0}, w_hh.scalar_type()); };
   // A product of the last step reads whole tiles of rows: behind them there is memory, too.
   const int64_t rows = T * B + layer.kernels.n_read_rows - 1;
   Tensor padded = scratch_matrix(layer, Scratch::kGates, rows, 4 * H, layer.storage);
@@ -169,7 +177,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
 
   WeightGradients d{none(), none(), none()};
   if (need_dw) d = weight_gradients(layer, dgates, torch::stable::contiguous(y));
-  Tensor dx = none();
+  Tensor dx = make(layer.x, {0}, layer.storage);
   if (need_dx) {
     dx = make(layer.x, {T, B, I}, layer.storage);
     Tensor flat = torch::stable::view(dx, {T * B, I});

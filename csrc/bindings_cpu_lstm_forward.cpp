@@ -24,7 +24,7 @@ void project_input(const Layer& layer, const void* panels, const std::optional<T
   Tensor x = torch::stable::narrow(const_cast<Tensor&>(layer.x), 0, t0, n);
   if (!projects(layer)) {
     Tensor out = torch::stable::view(torch::stable::narrow(gates, 0, 0, M), {M, N});
-    return torch_linear(torch::stable::view(x, {M, layer.I}), layer.w_ih, bias, out);
+    return torch_linear(torch::stable::view(x, {M, layer.I}), stored(layer, layer.w_ih), bias, out);
   }
   const ProductParams params{M,
                              N,
@@ -47,8 +47,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
   const int64_t T = layer.T, B = layer.B, H = layer.H;
   std::optional<Tensor> bias_contiguous;
   if (bias.has_value()) {
-    check_sizes("bias", *bias, x, {4 * H});
-    bias_contiguous = torch::stable::contiguous(*bias);
+    check_sizes("bias", *bias, x, {4 * H}, layer.compute);
+    bias_contiguous = torch::stable::contiguous(stored(layer, *bias));
   }
   const LstmKernels& kernels = layer.kernels;
   const int64_t n_slots = save ? T : std::min(T, ceil_div(kInferenceRows, B));

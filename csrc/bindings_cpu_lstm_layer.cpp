@@ -36,6 +36,10 @@ Tensor copy_of(const Tensor& source, ScalarType dtype) {
   return torch::stable::copy_(copy, source);
 }
 
+Tensor stored(const Layer& layer, const Tensor& weight) {
+  return weight.scalar_type() == layer.storage ? weight : copy_of(weight, layer.storage);
+}
+
 void check_sizes(const char* name, const Tensor& tensor, const Tensor& x,
                  std::vector<int64_t> sizes, std::optional<ScalarType> other) {
   const auto found = tensor.sizes();
@@ -57,8 +61,9 @@ Layer check_layer(const Tensor& x, const Tensor& w_ih, const Tensor& w_hh, const
   const DType dtype = check_dtype("x", x);
   const int64_t B = x.size(1), I = x.size(2), H = w_hh.size(1);
   const ScalarType compute = dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
-  check_sizes("w_ih", w_ih, x, {4 * H, I});
-  check_sizes("w_hh", w_hh, x, {4 * H, H});
+  check_sizes("w_ih", w_ih, x, {4 * H, I}, compute);
+  check_sizes("w_hh", w_hh, x, {4 * H, H}, compute);
+  STD_TORCH_CHECK(w_ih.scalar_type() == w_hh.scalar_type(), "w_hh: wrong dtype");
   check_sizes("h0", h0, x, {B, H});
   check_sizes("c0", c0, x, {B, H}, compute);
   if (lengths.has_value()) {
@@ -99,6 +104,7 @@ PackParams describe(const Tensor& matrix, const LstmKernels& kernels) {
   params.n_rows = params.n_first = matrix.size(0);
   params.n_cols = matrix.size(1);
   params.element_size = static_cast<int64_t>(matrix.element_size());
+  params.wide = matrix.scalar_type() == ScalarType::Float || matrix.scalar_type() == ScalarType::Double;
   params.depth = kernels.depth;
   return params;
 }

@@ -44,6 +44,7 @@ struct PackParams {
   int64_t n_first;
   int64_t n_rows, n_cols;
   int64_t element_size;  // bytes of an element of source
+  bool wide;             // source is of type C, and rounded to S on the way
   void* panels;
   int64_t depth;  // K counts up to a multiple of it
   Mask mask;
@@ -120,6 +121,7 @@ struct TransposedProductParams {
   void* out[2];           // [M, N]
   Mask mask[2];           // of out
   void* column_sums;      // [M]: the sum of each column of a
+  bool wide;              // out and column_sums are of type C
 };
 
 // What an instruction set does for one pair of storage type and operand. Every function works on a

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lstm_calls import Case, assert_lstm_no_worse, draw, run
+from lstm_calls import SEED, Case, assert_lstm_no_worse, draw, run
 from numerics import FLOOR
+from torch import Tensor
 
 from ulmfit_fast import _native, functional
 
@@ -74,3 +75,29 @@ def test_infinite_gates_saturate() -> None:
     y, (_, c) = functional.lstm(x, None, weights)
     assert y.flatten().tolist() == [torch.tensor(1.0).tanh().item(), 0.0]
     assert c.item() == 0.0
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.usefixtures("_instruction_set")
+def test_float32_weights_are_rounded_and_their_gradients_are_not(
+    dtype: torch.dtype, reverse: bool
+) -> None:
+    torch.manual_seed(5)
+    T, B, I, H = 5, 3, 12, 40
+    x = torch.randn(T, B, I).to(dtype).requires_grad_()
+    # The biases are added before they are rounded, so one of them is 0.
+    biases = [torch.randn(4 * H) / 6, torch.zeros(4 * H)]
+    masters = [torch.randn(4 * H, I) / 6, torch.randn(4 * H, H) / 6, *biases]
+
+    def run(weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        leaves = [w.detach().requires_grad_() for w in weights]
+        y, _ = functional.lstm(x, None, tuple(leaves), 0.4, SEED, reverse=reverse)
+        return y, list(torch.autograd.grad(y.square().sum(), [x, *leaves]))
+
+    y, grads = run(masters)
+    y_rounded, grads_rounded = run([w.to(dtype) for w in masters])
+    assert torch.equal(y, y_rounded)
+    assert [g.dtype for g in grads] == [dtype, *[torch.float32] * 4]
+    for grad, rounded in zip(grads, grads_rounded, strict=True):
+        assert torch.equal(grad.to(dtype), rounded)

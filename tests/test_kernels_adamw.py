@@ -10,7 +10,7 @@ import torch
 from adamw_calls import MOVED, Case, after, assert_right, draw, flat
 from triton_interpreter import MARKS
 
-from ulmfit_fast.kernels import layerwise_adamw
+from ulmfit_fast.kernels import layerwise_adamw, mask
 
 pytestmark = [
     *MARKS,
@@ -73,5 +73,5 @@ def test_table_places_every_tensor_and_its_tiles() -> None:
 
 @pytest.mark.parametrize("value", [0.1, math.inf, 1e-300])
 def test_float64_arguments_keep_their_bits(value: float) -> None:
-    bits = torch.tensor([layerwise_adamw.double_bits(value)])
+    bits = torch.tensor([mask.double_bits(value)])
     assert float(bits.view(torch.float64)) == value

@@ -19,13 +19,22 @@ from pkgutil import iter_modules
 from typing import Any
 
 import adamw_calls
+import loss_calls
 import pytest
 import torch
 from conftest import ROOT
 from lstm_calls import Case, draw
 
 from ulmfit_fast import kernels
-from ulmfit_fast.kernels import layerwise_adamw, lstm
+from ulmfit_fast.kernels import (
+    activation_regularization,
+    concat_pool,
+    embedding_dropout,
+    layerwise_adamw,
+    linear_cross_entropy,
+    lstm,
+    variational_dropout,
+)
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,6 +42,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SIZES = ((1, 1), (3, 2), (16, 16), (17, 48))
 #: More than a tile in rows of whole 16 bytes, as H 1152 has; and rows that are not, as H 1150 has.
 ALIGNED, ODD = 272, 267
+#: See the sums of other kernels only.
+OF_SUMS = {"_total_kernel", "_row_gradient_kernel", "_penalty_kernel"}
+#: Round what they read beside what they write, or write what they read.
+ROUND_OTHERWISE = {"_combine_kernel", "_embedding_dropout_kernel"}
 
 Variant = dict[str, Any]
 
@@ -49,6 +62,36 @@ def call_launchers(T: int, B: int, H: int, dtype: torch.dtype) -> None:
         arguments = (y, h_n, c_n, x, w_ih, w_hh, h0, c0, y, c, gates, *rest)
         lstm.lstm_backward(*arguments, False, True, True)
         lstm.lstm_backward(*arguments, True, True, True)
+
+
+def call_loss(N: int, E: int, dtype: torch.dtype) -> None:
+    """Call both launchers of the loss with and without all that is optional."""
+    masters = dtype in linear_cross_entropy.FUSED_DTYPES
+    for changed in ({"masters": masters, "label_smoothing": 0.1}, {"bias": False}):
+        call = loss_calls.draw(loss_calls.Case((N, E, 300), dtype, **changed))
+        forward = call.forward_arguments()
+        _, lse, *_ = linear_cross_entropy.linear_cross_entropy_forward(*forward)
+        linear_cross_entropy.linear_cross_entropy_backward(
+            call.cotangent, *forward[:4], lse, *forward[4:7], True, True
+        )
+
+
+def call_layers(T: int, B: int, E: int, dtype: torch.dtype) -> None:
+    """Call the launchers of the other layers with and without all that is optional."""
+    x, ids = torch.randn(T, B, E).to(dtype), torch.zeros(T, B, dtype=torch.int64)
+    table, seed = torch.randn(300, E).to(dtype), torch.tensor([1])
+    start = torch.zeros(B, dtype=torch.int64)
+    for drop_p, each in ((0.3, seed), (0.0, None)):
+        rest = (drop_p, each, 2.0, 1.0)
+        _, penalty = activation_regularization.activation_regularization(x, *rest)
+        activation_regularization.activation_regularization_backward(x, penalty, x, *rest)
+        embedding_dropout.embedding_dropout(ids.t(), table, drop_p, each, 1)
+        embedding_dropout.embedding_dropout_backward(x, ids, 300, drop_p, each, 1)
+    padded = torch.randn(T, B + 1, E + 1).to(dtype)[:, :, 1:]
+    for each in (x, padded):
+        variational_dropout.variational_dropout(each, 0.3, seed)
+    pooled, argmax = concat_pool.concat_pool(x.transpose(0, 1), start, start + T)
+    concat_pool.concat_pool_backward(pooled, argmax, start, start + T, T)
 
 
 def call_optimizer(n: int) -> None:
@@ -118,10 +161,14 @@ def compile_all(folder: Path) -> dict[str, Any]:
             for T, B in SIZES:
                 call_launchers(T, B, ALIGNED, dtype)
                 call_optimizer(min(T * B, layerwise_adamw.MIN_TENSORS))
+                call_loss(T * B, ALIGNED, dtype)
+                call_layers(T, B, ALIGNED, dtype)
                 n = sum(len(cache) for cache in caches.values())
                 counts.setdefault(f"{name} {dtype_name}", []).append(n)
         for H in (ODD, 1):
             call_launchers(2, 3, H, torch.bfloat16)
+            call_layers(2, 3, H, torch.bfloat16)
+        call_loss(6, ODD, torch.bfloat16)
         variants += [
             {"kernel": k, "target": name, "signature": str(compiled.src.signature)}
             | {"rounds": "cvt.rn.bf16" in compiled.asm.get("ptx", "")}
@@ -131,6 +178,7 @@ def compile_all(folder: Path) -> dict[str, Any]:
                     re.search(r"ld\.global\S*\.v4\.b32", compiled.asm.get("ptx", ""))
                 )
             }
+            | {"tensor_cores": bool(re.search(r"wgmma|mma\.sync", compiled.asm.get("ptx", "")))}
             | {"aligned": named_constants(compiled).get("ALIGNED")}
             | resources(compiled, folder)
             for k, cache in caches.items()
@@ -142,9 +190,9 @@ def compile_all(folder: Path) -> dict[str, Any]:
 
 
 def stores_bfloat16(kernel: Any) -> bool:
-    """Say whether a variant has results in bfloat16: an argument, or the optimizer's copies."""
+    """Say whether a variant has bfloat16 results: its first argument, or the optimizer's copies."""
     flags = {name for name, value in named_constants(kernel).items() if value is True}
-    return "'*bf16'" in str(kernel.src.signature) or "HAS_SHADOW" in flags
+    return next(iter(kernel.src.signature.values())) == "*bf16" or "HAS_SHADOW" in flags
 
 
 def named_constants(kernel: Any) -> dict[str, Any]:
@@ -181,7 +229,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     command = [sys.executable, __file__, str(folder)]
     ran = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=300
+        command, env=environment, capture_output=True, text=True, check=False, timeout=900
     )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
@@ -198,16 +246,18 @@ def test_every_kernel_compiles_for_every_gpu_and_dtype(
         if v["target"] == target and f"'*{dtype}'" in v["signature"]
     }
     assert compiled["kernels"], "no kernel was found"
-    of_lstm = [kernel for kernel in compiled["kernels"] if "adamw" not in kernel]
-    of_optimizer = set(compiled["kernels"]) - set(of_lstm)
+    of_optimizer = {kernel for kernel in compiled["kernels"] if "adamw" in kernel}
     assert len(of_optimizer) == 2
-    assert {(k, d) for k, d in done if k in of_lstm} == {(k, d) for k in of_lstm for d in DTYPES}
-    assert {(k, d) for k, d in done if k in of_optimizer} == {(k, "fp32") for k in of_optimizer}
+    in_float32 = of_optimizer | OF_SUMS
+    others = set(compiled["kernels"]) - in_float32
+    assert {(k, d) for k, d in done if k in others} == {(k, d) for k in others for d in DTYPES}
+    assert {(k, d) for k, d in done if k in in_float32} == {(k, "fp32") for k in in_float32}
 
 
 def test_no_kernel_spills_registers(compiled: dict[str, Any]) -> None:
     assert all(0 < v["registers"] <= 255 for v in compiled["variants"])
-    assert not [v for v in compiled["variants"] if v["spilled"] > 0]
+    spilling = [(v["kernel"], v["target"], v["spilled"]) for v in compiled["variants"]]
+    assert not [each for each in spilling if each[2] > 0]
 
 
 def test_aligned_tensors_of_the_optimizer_move_16_bytes_at_a_time(compiled: dict[str, Any]) -> None:
@@ -218,6 +268,15 @@ def test_aligned_tensors_of_the_optimizer_move_16_bytes_at_a_time(compiled: dict
         assert v["moves_16_bytes"] == v["aligned"], v
 
 
+def test_16_bit_logits_are_multiplied_on_tensor_cores(compiled: dict[str, Any]) -> None:
+    of_nvidia = [v for v in compiled["variants"] if v["target"].startswith("sm_")]
+    found = [v for v in of_nvidia if v["kernel"] in ("_lse_kernel", "_dz_kernel")]
+    assert found
+    for v in found:
+        in_16_bits = "'hidden_ptr': '*fp16'" in v["signature"] or "*bf16" in v["signature"]
+        assert v["tensor_cores"] == in_16_bits, v
+
+
 def test_no_size_of_a_batch_or_sequence_compiles_a_kernel_again(compiled: dict[str, Any]) -> None:
     assert all(n == [n[0]] * len(SIZES) for n in compiled["counts"].values()), compiled["counts"]
 
@@ -225,7 +284,7 @@ def test_no_size_of_a_batch_or_sequence_compiles_a_kernel_again(compiled: dict[s
 def test_compiled_kernels_round_to_the_nearest_bfloat16(compiled: dict[str, Any]) -> None:
     # What tests/triton_interpreter.py has the interpreter do.
     for v in compiled["variants"]:
-        if v["target"].startswith("sm_"):
+        if v["target"].startswith("sm_") and v["kernel"] not in ROUND_OTHERWISE:
             assert v["rounds"] == v["stores_bfloat16"], v
 
 

@@ -138,7 +138,8 @@ def test_lstm_names_the_argument_on_another_device(name: str) -> None:
 def test_lstm_names_the_argument_of_another_dtype(
     name: str, dtype: torch.dtype, other: torch.dtype
 ) -> None:
-    message = f"{name}: expected {dtype} like x, found {other}"
+    beside = "x" if name in ("w_ih", "h0", "c0") else "w_ih"
+    message = f"{name}: expected {dtype} like {beside}, found {other}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         call_lstm(dtype, **{name: lambda t: t.to(other)})
 

@@ -21,6 +21,9 @@ from ulmfit_fast.training.steps import Batch
 # AdamW is, twice, and a floor. Training magnifies rounding: at the classifier's last batch, of two
 # rows behind a batch norm, the losses of torch's two differ by 1 % (2026-11-25).
 FLOOR = 1e-6
+# A classifier's curve is chaotic: maxima over time jump from one position to another. Over seeds 1 to
+# 5 torch's fused kernel and ours both came out at 5e-6 to 2e-3 (2026-11-25).
+CLASSIFIER_FLOOR = 1e-2
 
 
 class ClippedAdamW(torch.optim.AdamW):
@@ -60,7 +63,7 @@ def losses_with(
     """Return the losses of each stage, float64."""
     monkeypatch.setattr(loop, "LayerwiseAdamW", optimizer)
     losses = Losses()
-    train_all(small_config(recipe, seed=3), observers=(losses,))
+    train_all(small_config(recipe, seed=3, precision="fp32"), observers=(losses,))
     return {stage: torch.tensor(of, dtype=torch.float64) for stage, of in losses.of.items()}
 
 
@@ -75,7 +78,8 @@ def test_loss_curves_are_those_of_adamw_with_a_group_for_each_layer(
         found, allowed = (
             float((each[stage] - exact).norm() / exact.norm()) for each in (ours, fused)
         )
-        assert found <= 2 * allowed + FLOOR, f"{stage}: {found:.1e}, torch's fused {allowed:.1e}"
+        floor = CLASSIFIER_FLOOR if stage == "classifier" else FLOOR
+        assert found <= 2 * allowed + floor, f"{stage}: {found:.1e}, torch's fused {allowed:.1e}"
         assert float(ours[stage][-1]) < float(ours[stage][0])
 
 

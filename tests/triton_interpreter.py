@@ -20,6 +20,8 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 tl = triton.language
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 cast = interpreter.InterpreterBuilder.cast_impl
+multiply = interpreter.InterpreterBuilder.create_dot
+patch_lang_tensor = interpreter._patch_lang_tensor
 
 
 def rounding_cast(self: Any, source: Any, target: Any) -> Any:
@@ -33,7 +35,25 @@ def rounding_cast(self: Any, source: Any, target: Any) -> Any:
     return interpreter.TensorHandle(rounded.view(torch.int16).numpy().view(np.uint16), tl.bfloat16)
 
 
+def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+    """Multiply bfloat16 as numbers; Triton 3.6's interpreter multiplies their bits as integers."""
+    return multiply(self, *(widened(self, operand) for operand in (a, b)), *rest)
+
+
+def widened(builder: Any, operand: Any) -> Any:
+    """Return an operand of a product in float32 where it is bfloat16."""
+    return cast(builder, operand, tl.float32) if operand.dtype.scalar == tl.bfloat16 else operand
+
+
+def patch_tensor(tensor: Any, scope: Any) -> None:
+    """Let a scalar be a bound of range: NumPy 2.4 makes no number of an array with a dimension."""
+    patch_lang_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+
 interpreter.InterpreterBuilder.cast_impl = rounding_cast
+interpreter.InterpreterBuilder.create_dot = dot
+interpreter._patch_lang_tensor = patch_tensor
 #: Marks of a module of such tests. exp may overflow in the kernels: its reciprocal is then 0.
 MARKS = [
     pytest.mark.interpret,

@@ -16,7 +16,16 @@ from pathlib import Path
 import torch
 
 from ulmfit_fast import _ops, reference
-from ulmfit_fast.kernels import drop_connect, layerwise_adamw, lstm
+from ulmfit_fast.kernels import (
+    activation_regularization,
+    concat_pool,
+    drop_connect,
+    embedding_dropout,
+    layerwise_adamw,
+    linear_cross_entropy,
+    lstm,
+    variational_dropout,
+)
 
 BUILD_COMMAND = "pip install --no-build-isolation -e ."
 #: A huge page of x86-64: smaller tensors have no use for one.
@@ -41,6 +50,17 @@ TRITON_KERNELS: dict[str, Callable[..., object]] = {
     "lstm_forward": lstm.lstm_forward,
     "lstm_backward": lstm.lstm_backward,
     "layerwise_adamw_": layerwise_adamw.layerwise_adamw_,
+    "linear_cross_entropy_forward": linear_cross_entropy.linear_cross_entropy_forward,
+    "linear_cross_entropy_backward": linear_cross_entropy.linear_cross_entropy_backward,
+    "activation_regularization": activation_regularization.activation_regularization,
+    "activation_regularization_backward": (
+        activation_regularization.activation_regularization_backward
+    ),
+    "concat_pool": concat_pool.concat_pool,
+    "concat_pool_backward": concat_pool.concat_pool_backward,
+    "embedding_dropout": embedding_dropout.embedding_dropout,
+    "embedding_dropout_backward": embedding_dropout.embedding_dropout_backward,
+    "variational_dropout": variational_dropout.variational_dropout,
 }
 
 #: (op, device type) -> "compiled", "triton" or "reference": the kernel that runs.

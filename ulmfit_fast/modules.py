@@ -202,7 +202,8 @@ class WeightDroppedLSTM(nn.Module):
             h_0 = x.new_zeros(len(weights), x.shape[1], self.hidden_size)
             state = h_0, h_0
         state = state[0].to(dtype), state[1].float()
-        weights = [[weight.to(dtype) for weight in layer] for layer in weights]
+        if weights[0][0].dtype != torch.float32:  # float32 is rounded by the kernels
+            weights = [[weight.to(dtype) for weight in layer] for layer in weights]
         # Off inside: autocast also reaches a kernel's own products, which are meant to be float32.
         with torch.autocast(device_type, enabled=False):
             return self._run_layers(x.to(dtype), state, weights, lengths)

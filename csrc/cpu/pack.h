@@ -47,11 +47,17 @@ ULMFIT_FAST_INLINE V times(V v, V factor) {
 // out[0..n) = the row's values from column on, masked, as S; n <= kChunk.
 template <typename S>
 ULMFIT_FAST_INLINE void masked_values(const PackParams& params, int64_t row, int64_t column,
-                                      int64_t n, S* __restrict__ out) {
+                                      int64_t n, S* out) {
   using C = std::conditional_t<std::is_same_v<S, double>, double, float>;
   const S* source = static_cast<const S*>(params.row(row)) + column;
+  if (params.wide && !std::is_same_v<S, C>) {
+    const C* wide = static_cast<const C*>(params.row(row)) + column;
+    for (int64_t i = 0; i < n; i += kLanes<C>)
+      store_first(out + i, load_first<C>(wide + i, n - i), n - i);
+    source = out;
+  }
   if (!params.mask.drop) {
-    std::copy_n(source, n, out);
+    if (source != out) std::copy_n(source, n, out);
     return;
   }
   C factors[kChunk];

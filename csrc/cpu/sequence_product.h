@@ -60,7 +60,8 @@ struct SequenceProduct {
     }
   }
 
-  static void write_columns(const C* sums, int64_t n, int64_t column, int64_t N, S* out) {
+  template <typename Out>
+  static void write_columns(const C* sums, int64_t n, int64_t column, int64_t N, Out* out) {
     for (int64_t r = 0; r < n; ++r)
       for (int64_t j = 0; j < kWidth && column + j < N; j += kUnits)
         store_first(out + r * N + column + j, load(sums + r * kWidth + j), N - column - j);
@@ -89,8 +90,9 @@ struct SequenceProduct {
   // The columns row up to row + n of a [K, M], and their sums. They become a strip [K, kMaxRows], for
   // Pair [K / 2, kMaxRows, 2] with a row of zeros after an odd K, for tiles the rows of a^T, K filled
   // up with zeros.
+  template <typename Out>
   static void copy_columns(const S* a, int64_t K, int64_t M, int64_t row, int64_t n, int64_t stride,
-                           E* strip, S* sums) {
+                           E* strip, Out* sums) {
     C total[kMaxRows] = {};
     for (int64_t begin = 0; begin < K; begin += kSumRows) {
       C chain[kMaxRows] = {};
@@ -113,7 +115,7 @@ struct SequenceProduct {
       }
       for (int64_t i = 0; i < n; ++i) total[i] += chain[i];
     }
-    for (int64_t i = 0; i < n; ++i) sums[row + i] = static_cast<S>(total[i]);
+    for (int64_t i = 0; i < n; ++i) sums[row + i] = static_cast<Out>(total[i]);
   }
 
   // Masks n rows of sums, of rows row, row + 1, ... and columns column, ... of a matrix [*, N].
@@ -132,6 +134,13 @@ struct SequenceProduct {
   // gradients; panels from pack_rows. Chunks of kMaxRows rows of out.
   static void transposed(const TransposedProductParams& params, int64_t first_chunk,
                          int64_t last_chunk) {
+    if (params.wide) return transposed_to<C>(params, first_chunk, last_chunk);
+    transposed_to<S>(params, first_chunk, last_chunk);
+  }
+
+  template <typename Out>
+  static void transposed_to(const TransposedProductParams& params, int64_t first_chunk,
+                            int64_t last_chunk) {
     constexpr int64_t kDepth = Product<Operand>::kDepth;
     const int64_t K = (params.K + kDepth - 1) / kDepth * kDepth;
     [[maybe_unused]] const typename Product<Operand>::Scope scope;
@@ -140,7 +149,7 @@ struct SequenceProduct {
     for (int64_t chunk = first_chunk; chunk < last_chunk; ++chunk) {
       const int64_t row = chunk * kMaxRows, n = std::min(kMaxRows, params.M - row);
       copy_columns(static_cast<const S*>(params.a), params.K, params.M, row, n, K, strip.data(),
-                   static_cast<S*>(params.column_sums));
+                   static_cast<Out*>(params.column_sums));
       for (int side = 0; side < 2; ++side) {
         const int64_t N = params.N[side];
         for (int64_t column = 0; column < N; column += kWidth) {
@@ -152,7 +161,7 @@ struct SequenceProduct {
                                     panel(params.panels[side], column, K), sums);
           }
           if (params.mask[side].drop) mask_sums(params.mask[side], row, n, column, N, sums);
-          write_columns(sums, n, column, N, static_cast<S*>(params.out[side]) + row * N);
+          write_columns(sums, n, column, N, static_cast<Out*>(params.out[side]) + row * N);
         }
       }
     }

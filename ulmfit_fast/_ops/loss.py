@@ -21,7 +21,7 @@ def _gradients_fake(
     )
 
 
-def _forward_fake(
+def _linear_cross_entropy_forward_fake(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -43,7 +43,7 @@ def _forward_fake(
     )
 
 
-def _backward_fake(
+def _linear_cross_entropy_backward_fake(
     grad: Tensor,
     hidden: Tensor,
     weight: Tensor,
@@ -64,13 +64,19 @@ def _forward_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
         ctx.save_for_backward(hidden, weight, bias, targets, lse)
 
 
+def _is_one(grad: Tensor) -> bool:
+    """Say whether a gradient is 1, the usual one, which leaves those that were made as they are.
+
+    Only a CPU can look, and only at a tensor itself, not at what stands for it in a trace.
+    """
+    return type(grad) is Tensor and grad.device.type == "cpu" and float(grad) == 1.0
+
+
 def _forward_gradient(ctx: Any, grad: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
     need_x, need_w, need_b = ctx.needs_input_grad[:3]
     if ctx.at_once:
         gradients = ctx.saved_tensors
-        # A gradient of 1, the usual one, leaves them as they are. Only a CPU can look at it, and
-        # only at a real tensor, not at what stands for one while a graph is traced.
-        if type(grad) is not Tensor or grad.device.type != "cpu" or float(grad) != 1.0:
+        if not _is_one(grad):
             gradients = tuple(g * grad.to(g.dtype) for g in gradients)
     else:
         hidden, weight, bias, targets, lse = ctx.saved_tensors
@@ -88,9 +94,13 @@ def _backward_gradient(ctx: Any, *grads: Tensor) -> None:
     )
 
 
-torch.library.register_fake("ulmfit_fast::linear_cross_entropy_forward", _forward_fake)
+torch.library.register_fake(
+    "ulmfit_fast::linear_cross_entropy_forward", _linear_cross_entropy_forward_fake
+)
 torch.library.register_autograd(
     "ulmfit_fast::linear_cross_entropy_forward", _forward_gradient, setup_context=_forward_save
 )
-torch.library.register_fake("ulmfit_fast::linear_cross_entropy_backward", _backward_fake)
+torch.library.register_fake(
+    "ulmfit_fast::linear_cross_entropy_backward", _linear_cross_entropy_backward_fake
+)
 torch.library.register_autograd("ulmfit_fast::linear_cross_entropy_backward", _backward_gradient)

@@ -36,14 +36,20 @@ def _lstm_forward_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.has_bias = bias is not None
     ctx.save_for_backward(x, w_ih, w_hh, h0, c0, y, c, gates, lengths, seed)
     ctx.mark_non_differentiable(c, gates)
+    ctx.set_materialize_grads(False)  # zeros like gates would be made, and read by nobody
 
 
-def _lstm_forward_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+def _lstm_forward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     if not ctx.save:
         raise RuntimeError("lstm_forward: a gradient is wanted of a call with save=False")
     need_x, need_w_ih, need_w_hh, need_bias, need_h0, need_c0 = ctx.needs_input_grad[:6]
+    _, _, _, h0, c0, y, *_ = ctx.saved_tensors
+    into = (
+        like.new_zeros(like.shape) if grad is None else grad
+        for grad, like in zip(grads, (y, h0, c0), strict=False)
+    )
     dx, dw_ih, dw_hh, dbias, dh0, dc0 = torch.ops.ulmfit_fast.lstm_backward(
-        *grads[:3], *ctx.saved_tensors, ctx.drop_p, ctx.reverse, need_x,
+        *into, *ctx.saved_tensors, ctx.drop_p, ctx.reverse, need_x,
         need_w_ih or need_w_hh or need_bias,
     )  # fmt: skip
     return (
@@ -73,7 +79,7 @@ def _lstm_backward_fake(
     sizes = (w_ih.shape, w_hh.shape, w_hh.shape[:1]) if need_dw else (0, 0, 0)
     return (
         dx,
-        *(x.new_empty(size) for size in sizes),
+        *(w_hh.new_empty(size) for size in sizes),
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape),
     )

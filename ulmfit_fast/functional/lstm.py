@@ -31,6 +31,8 @@ def lstm(
         x: input; shape [T, B, I]; float32, bfloat16, float16 or float64.
         state: h0 and c0, each of shape [B, H]; None: zeros. c0 may be float32 beside 16-bit x.
         weights: w_ih [4H, I], w_hh [4H, H], b_ih [4H] and b_hh [4H], or both None; gates i f g o.
+            Of x's dtype, or all float32 beside 16-bit x: products take them rounded, and their
+            gradients are float32.
         drop_p: chance that an entry of w_hh is zero for this whole sequence, in [0, 1).
         seed: int64 tensor with one element, on x's device; None only where drop_p is 0.
         lengths: steps of each row, in 1..T; int64, shape [B]; None: all T. Beyond its length a
@@ -113,8 +115,13 @@ def check_lstm(
         if tensor.device != x.device:
             raise ValueError(f"{name}: expected on {x.device} beside x, found on {tensor.device}")
         wide = reference.accumulation_dtype(x.dtype)
-        if tensor.dtype != x.dtype and not (name == "c0" and tensor.dtype == wide):
-            raise ValueError(f"{name}: expected {x.dtype} like x, found {tensor.dtype}")
+        if name == "w_ih" and tensor.dtype in (x.dtype, wide):
+            continue
+        like, of_weights = ("x", x.dtype), name in ("w_hh", "b_ih", "b_hh")
+        if of_weights:
+            like = ("w_ih", weights[0].dtype)
+        if tensor.dtype != like[1] and not (name == "c0" and tensor.dtype == wide):
+            raise ValueError(f"{name}: expected {like[1]} like {like[0]}, found {tensor.dtype}")
     if seed is not None:
         check_seed(seed, "x", x.device)
     elif drop_p > 0:

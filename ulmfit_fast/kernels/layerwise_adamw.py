@@ -8,11 +8,12 @@ nothing waits for the GPU.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from ulmfit_fast.kernels.mask import double_bits
 
 #: Elements of a tile, those that a program moves at a time, and its warps: a thread has 4 of every
 #: array under way, and forms the tile's factors in float64 once in 8 turns. Not timed yet.
@@ -103,12 +104,6 @@ def table_rows(
         rows += [*of_tensor, size, n_tiles, layer]
         n_tiles += -(-size // TILE)
     return rows, n_tiles
-
-
-def double_bits(value: float) -> int:
-    """Return the bits of a float64 as an int64: a float argument would be rounded to float32."""
-    (bits,) = struct.unpack("q", struct.pack("d", value))
-    return int(bits)
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:

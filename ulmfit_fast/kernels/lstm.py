@@ -20,12 +20,11 @@ and the undropped dw_hh [4H, H] in the accumulation dtype.
 
 from __future__ import annotations
 
-import struct
-
 import torch
 from torch import Tensor
 
 from ulmfit_fast.kernels import lstm_persistent
+from ulmfit_fast.kernels.mask import mask_arguments
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 #: Rows (steps times batch rows) of one input projection where the gates are not kept: 4H of a row
@@ -79,7 +78,8 @@ def lstm_forward(
 
     (T, B, _), H = x.shape, w_hh.shape[1]
     wide = accumulation_dtype(x.dtype)
-    x, w_ih, w_hh = x.contiguous(), w_ih.contiguous(), w_hh.contiguous()
+    x, w_ih, w_hh = x.contiguous(), w_ih.to(x.dtype).contiguous(), w_hh.to(x.dtype).contiguous()
+    bias = None if bias is None else bias.to(x.dtype)
     lengths = None if lengths is None else lengths.contiguous()
     # Triton launches on the current device, which need not be x's.
     with torch.cuda.device_of(x):
@@ -144,8 +144,8 @@ def lstm_backward(
     """
     check_support("lstm_backward", x)
     (T, B, _), H = x.shape, w_hh.shape[1]
-    wide = accumulation_dtype(x.dtype)
-    x, w_ih, w_hh, dy = (t.contiguous() for t in (x, w_ih, w_hh, dy))
+    wide, of_weights = accumulation_dtype(x.dtype), w_hh.dtype
+    x, w_ih, w_hh, dy = (t.to(x.dtype).contiguous() for t in (x, w_ih, w_hh, dy))
     y, c, gates = y.contiguous(), c.contiguous(), gates.contiguous()
     lengths = None if lengths is None else lengths.contiguous()
     c_initial = c0.to(wide).contiguous()
@@ -169,14 +169,15 @@ def lstm_backward(
         flat = dgates.flatten(0, 1)  # [T B, 4H]
         dx = (flat @ w_ih).unflatten(0, (T, B)) if need_dx else x.new_empty(0)
         if not need_dw:
-            none = [x.new_empty(0) for _ in range(3)]
+            none = [x.new_empty(0, dtype=of_weights) for _ in range(3)]
             return dx, none[0], none[1], none[2], dh.to(h0.dtype), dc.to(c0.dtype)
         dw_ih = flat.t() @ x.flatten(0, 1)
         h_before = states_before(h0, y, lengths, reverse).flatten(0, 1)
         dw_hh = gradient_of_weight(flat.t(), h_before, drop_p, seed)
         if dbias is None:
             dbias = flat.sum(dim=0, dtype=wide).to(x.dtype)
-    return dx, dw_ih, dw_hh, dbias, dh.to(h0.dtype), dc.to(c0.dtype)
+    d_weights = (d.to(of_weights) for d in (dw_ih, dw_hh, dbias))
+    return dx, *d_weights, dh.to(h0.dtype), dc.to(c0.dtype)
 
 
 def step_back(
@@ -277,13 +278,10 @@ def drop(out: Tensor, weight: Tensor, drop_p: float, seed: Tensor | None) -> Ten
 
     from ulmfit_fast.kernels import lstm_cell
 
-    threshold = int(drop_p * 2**32)
-    signed = threshold - (threshold >> 31 << 32)  # its 32 bits as an int32
-    (scale_bits,) = struct.unpack("q", struct.pack("d", 1.0 / (1.0 - drop_p)))
     wide = tl.float64 if weight.dtype == torch.float64 else tl.float32
     grid = (-(-weight.numel() // (4 * BLOCK_PHILOX)),)
     lstm_cell._drop_kernel[grid](
-        out, weight, seed, weight.numel(), signed, scale_bits, wide, BLOCK_PHILOX
+        out, weight, seed, weight.numel(), *mask_arguments(drop_p), wide, BLOCK_PHILOX
     )
     return out
 

@@ -35,7 +35,8 @@ def lstm_forward(
 
     Args:
         x: input; shape [T, B, I].
-        w_ih: input weights; shape [4H, I].
+        w_ih: input weights; shape [4H, I]. Weights and bias have x's dtype, or all the accumulation
+            dtype: they are rounded to x's, their gradients are not.
         w_hh: recurrent weights before dropping; shape [4H, H].
         bias: b_ih + b_hh; shape [4H]; None for none.
         h0: initial hidden state; shape [B, H].
@@ -60,8 +61,9 @@ def lstm_forward(
     Source: Merity, Keskar, Socher 2017, arXiv:1708.02182, section 2.
     """
     wide = accumulation_dtype(x.dtype)
+    w_ih, w_hh = w_ih.to(x.dtype), w_hh.to(x.dtype)
     w = dropped_weight(w_hh, drop_p, seed).to(wide)
-    gates_x = F.linear(x, w_ih, bias)  # [T, B, 4H]
+    gates_x = F.linear(x, w_ih, None if bias is None else bias.to(x.dtype))  # [T, B, 4H]
     h, c = h0, c0.to(wide)
     ys, cs, gates = [], [], []
     for t in steps(len(x), reverse):
@@ -138,7 +140,8 @@ def lstm_backward(
 
     Numbers: sums in float32 or wider; every result has the dtype of what it is the gradient of.
     """
-    wide = accumulation_dtype(x.dtype)
+    wide, of_weights = accumulation_dtype(x.dtype), w_hh.dtype
+    w_ih, w_hh = w_ih.to(x.dtype), w_hh.to(x.dtype)
     w = dropped_weight(w_hh, drop_p, seed).to(wide)
     dh, dc = dh_n.to(wide), dc_n.to(wide)
     order = steps(len(x), reverse)
@@ -167,12 +170,12 @@ def lstm_backward(
         dx = (dgates_x @ w_ih.to(wide)).reshape(x.shape).to(x.dtype)
     dh0, dc0 = dh.to(h0.dtype, copy=True), dc.to(c0.dtype, copy=True)
     if not need_dw:
-        return dx, x.new_empty(0), x.new_empty(0), x.new_empty(0), dh0, dc0
+        return dx, *(x.new_empty(0, dtype=of_weights) for _ in range(3)), dh0, dc0
     # One product for each after the loop, as kernels do. The mask's own gradient is the mask.
     dw_ih = dgates_x.t() @ x.flatten(0, 1).to(wide)
     dw_hh = dropped_weight(dgates_x.t() @ h_prev.flatten(0, 1).to(wide), drop_p, seed)
     dbias = dgates_x.sum(dim=0)
-    return dx, dw_ih.to(x.dtype), dw_hh.to(x.dtype), dbias.to(x.dtype), dh0, dc0
+    return dx, *(d.to(of_weights) for d in (dw_ih, dw_hh, dbias)), dh0, dc0
 
 
 def lstm(
