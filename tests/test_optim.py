@@ -220,19 +220,6 @@ def test_closures_hooks_and_profiler_work_as_in_every_optimizer() -> None:
     assert "ulmfit_fast::layerwise_adamw_" in names
 
 
-def test_a_step_counts_as_a_version_of_what_it_moves_as_in_torch() -> None:
-    moved, still = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    optimizer = LayerwiseAdamW([moved, still])
-    moved.grad = torch.ones(3)
-    squared = moved.square().sum()  # keeps moved for its gradient
-    versions = moved._version, still._version
-    optimizer.step()
-    assert moved._version > versions[0]
-    assert still._version == versions[1]
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        torch.autograd.backward(squared)
-
-
 def test_step_without_gradients_does_nothing() -> None:
     optimizer = LayerwiseAdamW(draw_params())
     assert optimizer.step() is None

@@ -1,4 +1,4 @@
-"""A classifier whose LSTM weights are kept rounded between predictions."""
+"""A classifier whose LSTM weights stay rounded between predictions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ulmfit_fast.model import TextClassifier
+from ulmfit_fast.modules import WeightDroppedLSTM
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +31,11 @@ class Seen:
 
 
 class InferenceCopy:
-    """Holds the LSTM weights of one classifier in the dtype that autocast casts them to.
+    """Holds the LSTM weights of one classifier in the dtype in which autocast has them multiplied.
 
-    Under autocast every call casts them anew. The copy runs there too, finds them cast, and gives
-    the same results. It shares everything else with the classifier, so it costs the memory of the
-    rounded weights, 41 MB for 20 M in bfloat16, until clear() or until another is asked for.
+    Every call rounds float32 weights anew. A copy runs under autocast, too, finds them rounded, and
+    gives the same results. It shares everything else with the classifier, so it costs the memory of
+    the rounded weights, 41 MB for 20 M in bfloat16, until clear() or until another is asked for.
     """
 
     def __init__(self) -> None:
@@ -53,18 +54,18 @@ class InferenceCopy:
             dtype: of autocast around the calls to come.
 
         Returns:
-            copy: in eval(); the model itself where there is nothing to round, or where its weights
-                are made from others (torch.nn.utils.parametrize), which must not be rounded.
+            copy: in eval(); the model itself where its weights are not float32, or are made from
+                others (torch.nn.utils.parametrize), which must not be rounded.
 
         Raises:
             ValueError: the model is not in eval().
         """
         if model.training:
             raise ValueError("model: expected in eval(), as the copy shares its batch norms")
-        lstms = list(model.encoder.rnns)
+        lstms = lstms_of(model)
         weights = [parameter for lstm in lstms for parameter in lstm.parameters()]
         is_made = any(map(is_parametrized, lstms))
-        if is_made or all(weight.dtype == dtype for weight in weights):
+        if is_made or any(weight.dtype != torch.float32 for weight in weights):
             self.clear()
             return model
         seen = [
@@ -73,7 +74,7 @@ class InferenceCopy:
         ]
         if self._copy is None or self._source is not model or self._seen != seen:
             self.clear()
-            self._copy = rounded_copy(model, weights, dtype)
+            self._copy = rounded_copy(model, dtype)
             self._source, self._seen = model, seen
         self._copy.bptt, self._copy.max_len = model.bptt, model.max_len
         return self._copy
@@ -83,14 +84,23 @@ class InferenceCopy:
         self._copy, self._source, self._seen = None, None, []
 
 
-def rounded_copy(
-    model: TextClassifier, weights: list[nn.Parameter], dtype: torch.dtype
-) -> TextClassifier:
-    """Return a copy of a model with some of its weights rounded, and all else shared."""
-    shared = [*model.parameters(), *model.buffers()]
+def lstms_of(model: TextClassifier) -> list[WeightDroppedLSTM]:
+    """Return the layers of the encoder."""
+    return [layer for layer in model.encoder.rnns if isinstance(layer, WeightDroppedLSTM)]
+
+
+def rounded_copy(model: TextClassifier, dtype: torch.dtype) -> TextClassifier:
+    """Return a copy of a model with its LSTM's weights rounded, and all else shared.
+
+    The kernels round the sum of the two biases: b_ih of the copy is that sum, b_hh is 0.
+    """
     # deepcopy takes from the memo what it shall not copy.
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
-    for weight in weights:
-        rounded = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
-        memo[id(weight)] = rounded
+    memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    for lstm in lstms_of(model):
+        for w_ih, w_hh, *biases in lstm.all_weights:
+            values = [w_ih, w_hh]
+            if biases:
+                values += [biases[0] + biases[1], torch.zeros_like(biases[1])]
+            for weight, value in zip((w_ih, w_hh, *biases), values, strict=True):
+                memo[id(weight)] = nn.Parameter(value.detach().to(dtype), requires_grad=False)
     return copy.deepcopy(model, memo)
