@@ -72,9 +72,9 @@ void check(const Tensor& hidden, const Tensor& weight, const std::optional<Tenso
     return tensor.scalar_type() == hidden.scalar_type() || tensor.scalar_type() == wide;
   };
   STD_TORCH_CHECK(fits(weight), "weight: wrong dtype");
-  STD_TORCH_CHECK(!bias.has_value() || (fits(*bias) && bias->dim() == 1 &&
-                                        bias->size(0) == weight.size(0)),
-                  "bias: wrong shape or dtype");
+  STD_TORCH_CHECK(
+      !bias.has_value() || (fits(*bias) && bias->dim() == 1 && bias->size(0) == weight.size(0)),
+      "bias: wrong shape or dtype");
   STD_TORCH_CHECK(targets.scalar_type() == ScalarType::Long && targets.dim() == 1 &&
                       targets.size(0) == hidden.size(0),
                   "targets: expected an int64 tensor of shape [N]");
@@ -205,10 +205,9 @@ struct Gradients {
   Gradients(Loss& loss, const Tensor& hidden, const Tensor& weight,
             const std::optional<Tensor>& bias)
       : dx(torch::stable::new_empty(hidden, shape(loss.params.need_dh, loss.N, loss.E))),
-        dw(torch::stable::new_empty(weight, shape(loss.params.need_dw, loss.V, loss.E),
+        dw(torch::stable::new_empty(weight, shape(loss.params.need_dw, loss.V, loss.E), loss.wide)),
+        db(torch::stable::new_empty(weight, {loss.params.need_dw && bias.has_value() ? loss.V : 0},
                                     loss.wide)),
-        db(torch::stable::new_empty(
-            weight, {loss.params.need_dw && bias.has_value() ? loss.V : 0}, loss.wide)),
         of_weight(weight.scalar_type()),
         of_bias(bias.has_value() ? bias->scalar_type() : of_weight) {
     if (loss.N == 0) {

@@ -11,10 +11,21 @@ namespace {
 // Rows of the input that are projected at once where nothing is kept for a gradient.
 constexpr int64_t kInferenceRows = 1024;
 
+// Whether so few rows run that the weights are best read as they lie, every step anew: packing them
+// costs as much as several steps.
+constexpr int64_t kFewRows = 4;
+// Likewise of the input's product, which is then torch's.
+constexpr int64_t kFewProjected = 128;
+bool is_few(const Layer& layer) {
+  return layer.B <= kFewRows && layer.drop_p == 0 && layer.w_hh.scalar_type() == layer.storage;
+}
+
 // Whether x W_ih^T is our product: pairs are read from x itself, so its rows must hold whole ones.
 // Tiles read a copy of it, filled up.
 bool projects(const Layer& layer) {
-  return layer.kernels.gates_product != nullptr && !(layer.kernels.depth == 2 && layer.I % 2 != 0);
+  const bool few = is_few(layer) && layer.T * layer.B <= kFewProjected;
+  return layer.kernels.gates_product != nullptr && !few &&
+         !(layer.kernels.depth == 2 && layer.I % 2 != 0);
 }
 
 // gates [n, B, 4H] = x[t0 .. t0 + n) W_ih^T + bias.
@@ -72,12 +83,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
   const void* input_panels =
       projects(layer) ? pack_gates(layer, Scratch::kPanels, layer.w_ih, {}) : nullptr;
   if (save) project_input(layer, input_panels, bias_contiguous, 0, T, gates);
-  const void* panels = pack_gates(layer, Scratch::kMorePanels, layer.w_hh, mask_of(layer));
+  const bool few = is_few(layer);
+  const void* panels =
+      few ? nullptr : pack_gates(layer, Scratch::kMorePanels, layer.w_hh, mask_of(layer));
   const LstmForwardParams params{B,
                                  H,
                                  K,
                                  make_grid(ceil_div(H, kernels.n_units), B, kernels),
                                  panels,
+                                 few ? layer.w_hh.const_data_ptr() : nullptr,
                                  {h[0].mutable_data_ptr(), h[1].mutable_data_ptr()},
                                  c.mutable_data_ptr(),
                                  gates.mutable_data_ptr(),

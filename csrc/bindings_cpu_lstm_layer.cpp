@@ -104,7 +104,8 @@ PackParams describe(const Tensor& matrix, const LstmKernels& kernels) {
   params.n_rows = params.n_first = matrix.size(0);
   params.n_cols = matrix.size(1);
   params.element_size = static_cast<int64_t>(matrix.element_size());
-  params.wide = matrix.scalar_type() == ScalarType::Float || matrix.scalar_type() == ScalarType::Double;
+  params.wide =
+      matrix.scalar_type() == ScalarType::Float || matrix.scalar_type() == ScalarType::Double;
   params.depth = kernels.depth;
   return params;
 }

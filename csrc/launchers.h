@@ -79,7 +79,8 @@ struct LstmStep {
 struct LstmForwardParams {
   int64_t B, H, K;  // K: columns of h, H filled up to a multiple of LstmKernels::depth
   LstmGrid grid;
-  const void* panels;      // E, of pack_gates
+  const void* panels;      // E, of pack_gates, or nullptr:
+  const void* rows;        // S [4H, H], W_hh as it lies
   void* h[2];              // E [B, K] each, B filled up to a multiple of n_read_rows
   void* c;                 // C [B, H]
   void* gates;             // S [slots, B, 4H]: in x W_ih^T + bias, out the activated gates if save
@@ -130,8 +131,8 @@ struct LstmKernels {
   int64_t n_units;                    // units of a panel of pack_gates
   int64_t n_columns;                  // columns of a panel of pack_rows
   int64_t n_tile_rows, n_chunk_rows;  // rows of a tile; most rows of a chunk
-  int64_t depth;        // a product's K is a multiple of it
-  int64_t n_read_rows;  // a product's rows are read up to a multiple of it
+  int64_t depth;                      // a product's K is a multiple of it
+  int64_t n_read_rows;                // a product's rows are read up to a multiple of it
   bool pairs;
   void (*pack_gates)(const PackParams&, int64_t first, int64_t last);
   void (*pack_rows)(const PackParams&, int64_t first, int64_t last);  // pairs of rows if pairs
@@ -204,17 +205,17 @@ constexpr int64_t kLossRows = 192;
 // is n_columns tokens or features; width is n_panels n_columns, N filled up with zeros.
 struct LossParams {
   int64_t N, E, V;
-  int64_t K;         // E, filled up to a multiple of LossKernels::depth
-  int64_t n_panels;  // of tokens
-  int64_t n_slices;  // of the vocabulary; each is a thread's
-  const void* hidden;     // S [N, E]
-  const void* weight;     // S, or C if wide_weight, [V, E]
-  const void* bias;       // C [V] or nullptr
+  int64_t K;               // E, filled up to a multiple of LossKernels::depth
+  int64_t n_panels;        // of tokens
+  int64_t n_slices;        // of the vocabulary; each is a thread's
+  const void* hidden;      // S [N, E]
+  const void* weight;      // S, or C if wide_weight, [V, E]
+  const void* bias;        // C [V] or nullptr
   const int64_t* targets;  // [N]
   bool wide_weight;
   void* hidden_columns;  // E: panels of tokens [n_panels, K, n_columns]
-  void* hidden_rows;     // E: panels of features [ceil(E / n_columns), width, n_columns], or nullptr
-  void* weight_copy;     // E [blocks kLossRows, K], or nullptr: weight is of type E and K is E
+  void* hidden_rows;  // E: panels of features [ceil(E / n_columns), width, n_columns], or nullptr
+  void* weight_copy;  // E [blocks kLossRows, K], or nullptr: weight is of type E and K is E
   void* weight_columns;  // E [blocks, K, kLossRows] where operands are pairs and dh is wanted
   void* logits;          // C [blocks, n_panels, kLossRows, n_columns], or nullptr: made twice
   void *largest, *sums, *totals;  // C [n_slices, width]; totals or nullptr

@@ -28,6 +28,9 @@ CASES = [
     *(Case((5, 9, 8, 24), dtype, lengths="some", reverse=True) for dtype in FLOOR),
     *(Case((5, 9, 8, 21), dtype, lengths="some", scale=8.0) for dtype in FLOOR),
     *(Case((5, 9, 8, 24), dtype, scale=1e-3, drop_p=0.0) for dtype in FLOOR),
+    # So few rows that W_hh is read as it lies.
+    *(Case((3, B, 9, H), dtype, drop_p=0.0) for B, H in ((1, 70), (4, 37)) for dtype in FLOOR),
+    *(Case((140, 1, 8, 40), dtype, drop_p=0.0, lengths="some") for dtype in FLOOR),
     # A weight of more rows than one block of a product holds.
     Case((2, 3, 4, 700), torch.float32),
     Case((2, 3, 4, 700), torch.bfloat16),

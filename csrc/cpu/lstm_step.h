@@ -34,10 +34,59 @@ struct LstmStepper {
       const int64_t row = chunk * params.grid.chunk_rows;
       const int64_t n = std::min(params.grid.chunk_rows, params.B - row);
       const int64_t u = panel * kUnits;
-      Product<Operand>::multiply(n, params.K, h + row * params.K, params.K,
-                                 static_cast<const E*>(params.panels) + panel * params.K * kWidth,
-                                 out);
+      if (params.panels == nullptr) {
+        for (int64_t r = 0; r < n; ++r)
+          dot_units(params, h + (row + r) * params.K, u, out + r * kWidth);
+      } else {
+        Product<Operand>::multiply(n, params.K, h + row * params.K, params.K,
+                                   static_cast<const E*>(params.panels) + panel * params.K * kWidth,
+                                   out);
+      }
       for (int64_t r = 0; r < n; ++r) forward_cell(params, step, row + r, u, out + r * kWidth);
+    }
+  }
+
+  // out [4, kUnits] = the gates of units u, u + 1, ... for one row h: W_hh is read once, as it lies.
+  // For so few rows what counts is memory: panels would have to be written and read first.
+  static void dot_units(const LstmForwardParams& params, const E* h, int64_t u, C* out) {
+    constexpr int64_t kTogether = 4;  // rows of W_hh, all of them streams of their own
+    const int64_t H = params.H;
+    const S* weight = static_cast<const S*>(params.rows);
+    const int64_t n = std::min(kUnits, H - u);
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      for (int64_t i = 0; i < n; i += kTogether) {
+        const S* rows[kTogether];
+        for (int64_t j = 0; j < kTogether; ++j)
+          rows[j] = weight + (gate * H + u + std::min(i + j, n - 1)) * H;
+        C sums[kTogether];
+        dot_rows(rows, h, H, sums);
+        for (int64_t j = 0; j < std::min(kTogether, n - i); ++j)
+          out[gate * kUnits + i + j] = sums[j];
+      }
+    }
+  }
+
+  template <int64_t kTogether>
+  ULMFIT_FAST_INLINE static void dot_rows(const S* (&rows)[kTogether], const E* h, int64_t K,
+                                          C (&sums)[kTogether]) {
+    Vector<C> sum[kTogether] = {};
+    int64_t k = 0;
+#ifdef ULMFIT_FAST_HAS_PAIRS
+    if constexpr (kPaired<Operand>) {
+      for (; k + 32 <= K; k += 32) {
+        const __m512bh factor = pairs(h + k);
+        for (int64_t j = 0; j < kTogether; ++j)
+          sum[j] = _mm512_dpbf16_ps(sum[j], pairs(rows[j] + k), factor);
+      }
+    }
+#endif
+    for (; k < K; k += kUnits) {
+      const Vector<C> factor = load_first<C>(h + k, K - k);
+      for (int64_t j = 0; j < kTogether; ++j) sum[j] += load_first<C>(rows[j] + k, K - k) * factor;
+    }
+    for (int64_t j = 0; j < kTogether; ++j) {
+      sums[j] = 0;
+      for (int64_t lane = 0; lane < kUnits; ++lane) sums[j] += sum[j][lane];
     }
   }
 

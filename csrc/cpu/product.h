@@ -78,6 +78,14 @@ ULMFIT_FAST_INLINE void tile(int64_t K, const C* a, int64_t stride, const C* pan
 }
 
 #ifdef ULMFIT_FAST_HAS_PAIRS
+// 16 pairs from any address.
+ULMFIT_FAST_INLINE __m512bh pairs(const c10::BFloat16* source) {
+  const __m512i bits = _mm512_loadu_si512(source);
+  __m512bh v;
+  std::memcpy(&v, &bits, sizeof(v));
+  return v;
+}
+
 template <int kTileRows, bool kTransposed>
 ULMFIT_FAST_INLINE void tile(int64_t K, const c10::BFloat16* a, int64_t stride,
                              const c10::BFloat16* panel, float* out, bool add, Pair) {
@@ -85,10 +93,7 @@ ULMFIT_FAST_INLINE void tile(int64_t K, const c10::BFloat16* a, int64_t stride,
   for (int64_t k = 0; k < K; k += 2) {
     __m512bh w[4];
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const __m512i bits = _mm512_loadu_si512(panel + k * 64 + j * 32);
-      std::memcpy(&w[j], &bits, sizeof(bits));
-    }
+    for (int j = 0; j < 4; ++j) w[j] = pairs(panel + k * 64 + j * 32);
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r) {
       int32_t pair;

@@ -39,12 +39,12 @@ struct TileScope {
 
 // The compiler's intrinsics do not say that memory is read: it could move a store past them.
 #define ULMFIT_FAST_TILE_LOAD(tile, base, stride) \
-  asm volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"(base), "r"(stride) : "memory")
+  asm volatile("tileloadd (%0,%1,1), %%tmm" #tile::"r"(base), "r"(stride) : "memory")
 #define ULMFIT_FAST_TILE_STORE(tile, base, stride) \
   asm volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(base), "r"(stride) : "memory")
-#define ULMFIT_FAST_TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile ::)
+#define ULMFIT_FAST_TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile::)
 #define ULMFIT_FAST_TILE_PRODUCT(sums, rows, columns) \
-  asm volatile("tdpbf16ps %%tmm" #columns ", %%tmm" #rows ", %%tmm" #sums ::)
+  asm volatile("tdpbf16ps %%tmm" #columns ", %%tmm" #rows ", %%tmm" #sums::)
 
 template <>
 struct Product<Tiles> {
