@@ -19,7 +19,12 @@ from ulmfit_fast.training.precision import Precision
 
 CONFIG = AWDLSTMConfig(50, 16, 32, 3, dropouts=LIGHT)
 BF16 = Precision("bf16", torch.device("cpu"), "")
-IDS, LENGTHS = torch.randint(2, 50, (3, 17)), torch.tensor([17, 12, 4])
+LENGTHS = torch.tensor([17, 12, 4, 9, 9, 2])
+LABELS = torch.tensor([0, 1, 1, 0, 1, 0])
+IDS = torch.randint(2, 50, (6, 17), generator=torch.Generator().manual_seed(0))
+# Distance of logits of few rows, whose sums may be taken in another order: 0 at these sizes with
+# AMX, 2e-4 at those of the base model (2026-11-25).
+FEW_ROWS = 1e-2
 
 
 def new_model() -> TextClassifier:
@@ -42,6 +47,15 @@ def test_results_are_those_of_autocast() -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_results_of_one_text_are_those_of_autocast_but_for_the_order_of_sums() -> None:
+    model = new_model()
+    rounded = InferenceCopy().of(model, torch.bfloat16)
+    for ids in IDS.unbind(0):
+        with torch.no_grad(), BF16.computing():
+            found, expected = (m(ids.unsqueeze(0)) for m in (rounded, model))
+        assert torch.allclose(found, expected, atol=FEW_ROWS)
+
+
 def test_everything_but_the_lstms_is_shared() -> None:
     model = new_model()
     rounded = InferenceCopy().of(model, torch.bfloat16)
@@ -53,7 +67,7 @@ def test_everything_but_the_lstms_is_shared() -> None:
 def step(model: TextClassifier) -> None:
     """Take a step of the trainer's optimizer, which writes in an op of ours."""
     optimizer = LayerwiseAdamW([{"params": list(model.parameters())}], lr=0.1)
-    parts, _ = model.loss(IDS, LENGTHS, torch.tensor([0, 1, 1]), 2.0, 1.0)
+    parts, _ = model.loss(IDS, LENGTHS, LABELS, 2.0, 1.0)
     torch.autograd.backward(parts.total)
     optimizer.step()
 
@@ -98,10 +112,11 @@ def test_a_changed_model_is_rounded_anew(change: Callable[[TextClassifier], obje
 
 def test_an_unchanged_model_is_rounded_once() -> None:
     model, copies = new_model(), InferenceCopy()
-    rounded = copies.of(model, torch.bfloat16)
+    rounded = copies.of(model.train(), torch.bfloat16)
     logits(rounded)
-    model.train().eval()
-    assert copies.of(model, torch.bfloat16) is rounded
+    assert model.training
+    assert not any(module.training for module in rounded.modules())
+    assert copies.of(model.eval(), torch.bfloat16) is rounded
     assert copies.of(new_model(), torch.bfloat16) is not rounded
     assert copies.of(model, torch.float16) is not rounded
 
@@ -113,8 +128,6 @@ def test_nothing_is_copied_where_autocast_would_find_something_else() -> None:
     made = new_model()
     nn.utils.parametrizations.weight_norm(made.encoder.rnns[0], "weight_hh_l0")
     assert copies.of(made, torch.bfloat16) is made
-    with pytest.raises(ValueError, match=r"model: expected in eval\(\)"):
-        copies.of(new_model().train(), torch.bfloat16)
 
 
 def test_a_copy_that_was_let_go_is_freed_with_its_model() -> None:

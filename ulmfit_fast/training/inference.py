@@ -34,8 +34,10 @@ class InferenceCopy:
     """Holds the LSTM weights of one classifier in the dtype in which autocast has them multiplied.
 
     Every call rounds float32 weights anew. A copy runs under autocast, too, finds them rounded, and
-    gives the same results. It shares everything else with the classifier, so it costs the memory of
-    the rounded weights, 41 MB for 20 M in bfloat16, until clear() or until another is asked for.
+    gives the same results, but where a kernel chooses another order of sums for weights that need
+    no rounding (on the CPU, up to four rows). It shares everything else with the classifier, so it
+    costs the memory of the rounded weights, 41 MB for 20 M in bfloat16, until clear() or until
+    another is asked for.
     """
 
     def __init__(self) -> None:
@@ -50,18 +52,13 @@ class InferenceCopy:
         moved or written to by any means that counts versions: all of torch's but `parameter.data`.
 
         Args:
-            model: shares embedding and head with the copy, and must be in eval().
+            model: shares embedding and head with the copy.
             dtype: of autocast around the calls to come.
 
         Returns:
             copy: in eval(); the model itself where its weights are not float32, or are made from
                 others (torch.nn.utils.parametrize), which must not be rounded.
-
-        Raises:
-            ValueError: the model is not in eval().
         """
-        if model.training:
-            raise ValueError("model: expected in eval(), as the copy shares its batch norms")
         lstms = lstms_of(model)
         weights = [parameter for lstm in lstms for parameter in lstm.parameters()]
         is_made = any(map(is_parametrized, lstms))
@@ -90,7 +87,7 @@ def lstms_of(model: TextClassifier) -> list[WeightDroppedLSTM]:
 
 
 def rounded_copy(model: TextClassifier, dtype: torch.dtype) -> TextClassifier:
-    """Return a copy of a model with its LSTM's weights rounded, and all else shared.
+    """Return a copy of a model, in eval(), with its LSTM's weights rounded and all else shared.
 
     The kernels round the sum of the two biases: b_ih of the copy is that sum, b_hh is 0.
     """
@@ -103,4 +100,4 @@ def rounded_copy(model: TextClassifier, dtype: torch.dtype) -> TextClassifier:
                 values += [biases[0] + biases[1], torch.zeros_like(biases[1])]
             for weight, value in zip((w_ih, w_hh, *biases), values, strict=True):
                 memo[id(weight)] = nn.Parameter(value.detach().to(dtype), requires_grad=False)
-    return copy.deepcopy(model, memo)
+    return copy.deepcopy(model, memo).eval()
