@@ -21,8 +21,8 @@ from ulmfit_fast.training.steps import Batch
 # AdamW is, twice, and a floor. Training magnifies rounding: at the classifier's last batch, of two
 # rows behind a batch norm, the losses of torch's two differ by 1 % (2026-11-25).
 FLOOR = 1e-6
-# A classifier's curve is chaotic: maxima over time jump from one position to another. Over seeds 1 to
-# 5 torch's fused kernel and ours both came out at 5e-6 to 2e-3 (2026-11-25).
+# A classifier's curve is chaotic: maxima over time jump from one position to another. Over seeds 1
+# to 5 torch's fused kernel and ours both came out at 5e-6 to 2e-3 (2026-11-25).
 CLASSIFIER_FLOOR = 1e-2
 
 

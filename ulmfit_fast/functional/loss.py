@@ -100,7 +100,8 @@ def _check_dtypes(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         raise ValueError(f"hidden: expected a floating-point tensor, found {hidden.dtype}")
     wide = accumulation_dtype(hidden.dtype)
     if weight.dtype not in (hidden.dtype, wide):
-        expected = f"expected {hidden.dtype} like hidden, or {wide}"
+        expected = f"expected {hidden.dtype} like hidden"
+        expected += "" if wide == hidden.dtype else f", or {wide}"
         raise ValueError(f"weight: {expected}, found {weight.dtype}")
     if bias is not None and bias.dtype != weight.dtype:
         raise ValueError(f"bias: expected {weight.dtype} like weight, found {bias.dtype}")

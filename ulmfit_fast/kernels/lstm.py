@@ -176,8 +176,8 @@ def lstm_backward(
         dw_hh = gradient_of_weight(flat.t(), h_before, drop_p, seed)
         if dbias is None:
             dbias = flat.sum(dim=0, dtype=wide).to(x.dtype)
-    d_weights = (d.to(of_weights) for d in (dw_ih, dw_hh, dbias))
-    return dx, *d_weights, dh.to(h0.dtype), dc.to(c0.dtype)
+    dw_ih, dw_hh, dbias = (d.to(of_weights) for d in (dw_ih, dw_hh, dbias))
+    return dx, dw_ih, dw_hh, dbias, dh.to(h0.dtype), dc.to(c0.dtype)
 
 
 def step_back(

@@ -170,12 +170,13 @@ def lstm_backward(
         dx = (dgates_x @ w_ih.to(wide)).reshape(x.shape).to(x.dtype)
     dh0, dc0 = dh.to(h0.dtype, copy=True), dc.to(c0.dtype, copy=True)
     if not need_dw:
-        return dx, *(x.new_empty(0, dtype=of_weights) for _ in range(3)), dh0, dc0
+        none = [x.new_empty(0, dtype=of_weights) for _ in range(3)]
+        return dx, none[0], none[1], none[2], dh0, dc0
     # One product for each after the loop, as kernels do. The mask's own gradient is the mask.
     dw_ih = dgates_x.t() @ x.flatten(0, 1).to(wide)
     dw_hh = dropped_weight(dgates_x.t() @ h_prev.flatten(0, 1).to(wide), drop_p, seed)
     dbias = dgates_x.sum(dim=0)
-    return dx, *(d.to(of_weights) for d in (dw_ih, dw_hh, dbias)), dh0, dc0
+    return dx, dw_ih.to(of_weights), dw_hh.to(of_weights), dbias.to(of_weights), dh0, dc0
 
 
 def lstm(
