@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,10 +25,12 @@ def label_ours(model: Any, stack: ExitStack) -> None:
     """Label the modules of our encoder and head, and the pooling."""
     encoder = model.encoder
     models.label_modules(list(encoder.rnns), "LSTM", stack)
-    dropouts = [encoder.embedding, encoder.input_dropout, encoder.hidden_dropout]
+    dropouts = [encoder.input_dropout, encoder.hidden_dropout]
     if hasattr(model, "output_dropout"):
         dropouts.append(model.output_dropout)
     models.label_modules(dropouts, "embedding and dropouts", stack)
+    for name in ("embedding_dropout", "word_dropout"):
+        models.labelled(functional, name, "embedding and dropouts", stack)
     if hasattr(model, "head"):
         models.label_modules([model.head], "pooling and head", stack)
         models.labelled(functional, "concat_pool", "pooling and head", stack)
@@ -52,7 +55,8 @@ class OurInference:
 
     def __init__(self, case: Case, dtype: str, device: str, files: Files, plain: bool) -> None:
         self.model = models.our_model(case, device).eval()
-        self.dtype, self.device, self.plain, self.B = dtype, device, plain, case.B
+        self.precision = models.precision_of(dtype, device)
+        self.plain, self.B = plain, case.B
         docs, labels = documents(case, files)
         self.batches = self._batches(docs)
         self.checked = self._batches(checked_documents(case, docs, labels))
@@ -65,8 +69,8 @@ class OurInference:
 
     def _classify(self, batches: ClassifierBatches) -> Tensor:
         functions = models.reference_functions() if self.plain else nullcontext()
-        with functions, models.autocast(self.dtype, self.device):
-            return classify(self.model, batches)[0]
+        with functions:
+            return classify(self.model, batches, self.precision)[0]
 
     def __call__(self) -> object:
         """Classify all documents."""
@@ -135,9 +139,10 @@ class OurPredict:
     """ULMFiTTrainer.predict of one text, tokenization included."""
 
     def __init__(self, case: Case, dtype: str, device: str, files: Files, plain: bool) -> None:
-        self.dtype, self.device, self.plain = dtype, device, plain
+        self.plain = plain
         self.text, tokenizer = predicted_text(case, files)
-        self.trainer = ULMFiTTrainer(device=device)
+        config = replace(models.CONFIG, precision=models.PRECISION_NAMES[dtype])
+        self.trainer = ULMFiTTrainer(config, device=device)
         self.trainer.tokenizer, self.trainer.labels = tokenizer, LABELS[: case.n_classes]
         model = models.our_model(case, device).eval()
         self.model: nn.Module = model
@@ -146,7 +151,7 @@ class OurPredict:
     def __call__(self) -> Any:
         """Predict."""
         functions = models.reference_functions() if self.plain else nullcontext()
-        with functions, models.autocast(self.dtype, self.device):
+        with functions:
             return self.trainer.predict([self.text])
 
     def outcome(self) -> list[Tensor]:

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from ulmfit_fast import functional, reference
 from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, TextClassifier
 from ulmfit_fast.training.config import TrainConfig
+from ulmfit_fast.training.precision import Precision, choose_precision
 
 #: fastai's recipe: dropouts of awd_lstm_lm_config, of half awd_lstm_clas_config, and Adam's.
 CONFIG = TrainConfig.preset("fastai")
 CLASSIFIER_DROP_MULT = 0.5
 #: Of the top group; constant, as the time of a step does not depend on it.
 LR = 1e-3
-#: Functions of ours that the plain PyTorch version replaces.
-FUNCTIONS = ("embedding_dropout", "variational_dropout", "concat_pool", "linear_cross_entropy")
+PRECISION_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
+#: Functions of ours that the plain PyTorch version replaces as they are.
+FUNCTIONS = ("embedding_dropout", "variational_dropout", "linear_cross_entropy")
 
 
 def autocast(dtype: str, device: str) -> Any:
@@ -30,6 +32,11 @@ def autocast(dtype: str, device: str) -> Any:
     if dtype == "float32":
         return nullcontext()
     return torch.autocast(device, getattr(torch, dtype))
+
+
+def precision_of(dtype: str, device: str) -> Precision:
+    """Return the policy that computes in a dtype, for what takes one itself."""
+    return choose_precision(PRECISION_NAMES[dtype], torch.device(device))
 
 
 def _reference_lstm(
@@ -41,11 +48,27 @@ def _reference_lstm(
     return reference.lstm(x, state, weights, drop_p, seed, *rest, **more)
 
 
+def _reference_pool(output: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    return reference.concat_pool(output, start, end)[0]
+
+
+def _reference_regularization(
+    x: Tensor, alpha: float, beta: float, drop_p: float = 0.0, seed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    dropped, penalty = reference.activation_regularization(x, drop_p, seed, alpha, beta)
+    return (x if seed is None else dropped), penalty
+
+
 @contextmanager
 def reference_functions() -> Iterator[None]:
     """Have our models call the specification's plain PyTorch instead of our kernels."""
     plain = {name: getattr(reference, name) for name in FUNCTIONS}
-    with mock.patch.multiple(functional, lstm=_reference_lstm, **plain):
+    plain |= {
+        "lstm": _reference_lstm,
+        "concat_pool": _reference_pool,
+        "activation_regularization": _reference_regularization,
+    }
+    with mock.patch.multiple(functional, **plain):
         yield
 
 

@@ -22,7 +22,6 @@ from end_to_end_models import CONFIG, LR
 from torch import Tensor, nn
 
 from ulmfit_fast import LayerwiseAdamW, _native, functional
-from ulmfit_fast import model as our_models
 from ulmfit_fast.model import EncoderState, LanguageModel, LossParts
 from ulmfit_fast.optim import layer_param_groups, set_rates
 from ulmfit_fast.schedule import discriminative_rates
@@ -114,7 +113,7 @@ class OurTraining:
         """Label the modules and functions of our models."""
         inference.label_ours(self.model, stack)
         models.labelled(functional, "linear_cross_entropy", "softmax and loss", stack)
-        models.labelled(our_models, "activation_regularization", "AR and TAR", stack)
+        models.labelled(functional, "activation_regularization", "AR and TAR", stack)
         for name in ("step", "zero_grad"):
             models.labelled(self.optimizer, name, "optimizer", stack)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ulmfit_fast.chunks import align_chunks, plan_chunks
+from ulmfit_fast import chunks
+from ulmfit_fast.chunks import align_chunks, join_chunks, plan_chunks, stack_chunks
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=6)
 
@@ -47,6 +50,41 @@ def test_every_token_runs_once_in_its_row_and_pools_as_if_alone(
 def test_rows_at_work_grow_and_the_last_chunk_is_cut_to_what_is_needed() -> None:
     plan = plan_chunks([5, 9, 2], 9, 4, 100)
     assert plan.chunks == [(slice(0, 4), 1), (slice(4, 8), 2), (slice(8, 10), 3)]
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(LENGTHS, st.integers(1, 12), st.integers(1, 40))
+def test_joined_chunks_are_the_same_columns_in_calls_that_are_not_too_large(
+    lengths: list[int], bptt: int, most: int
+) -> None:
+    plan = plan_chunks(lengths, max(lengths), bptt, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "JOINED_TOKENS", most)
+        joined = join_chunks(plan.chunks)
+
+    def rows_of_columns(calls: list[chunks.Chunk]) -> list[tuple[int, int]]:
+        return [(column, n) for c, n in calls for column in range(c.start, c.stop)]
+
+    assert rows_of_columns(joined) == rows_of_columns(plan.chunks)
+    for columns, n_rows in joined:
+        n_columns = columns.stop - columns.start
+        assert n_columns * n_rows <= most or n_columns <= bptt
+    for (first, n), (second, n_next) in pairwise(joined):
+        fits = (min(second.start + bptt, second.stop) - first.start) * n <= most
+        assert n != n_next or not fits
+
+
+def test_stacked_outputs_and_their_gradients_are_those_of_padding_and_cat() -> None:
+    shapes = [(3, 1), (3, 2), (2, 4)]
+    outputs = [torch.randn(T, B, 5, dtype=torch.float64, requires_grad=True) for T, B in shapes]
+    found = stack_chunks(outputs, 4)
+    padded = [torch.nn.functional.pad(y, (0, 0, 0, 4 - y.shape[1])) for y in outputs]
+    assert torch.equal(found, torch.cat(padded))
+    weights = torch.randn_like(found)
+    d_found = torch.autograd.grad((found * weights).sum(), outputs)
+    d_expected = torch.autograd.grad((torch.cat(padded) * weights).sum(), outputs)
+    for d, expected in zip(d_found, d_expected, strict=True):
+        assert torch.equal(d, expected)
 
 
 @pytest.mark.parametrize(

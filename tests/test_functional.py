@@ -30,6 +30,29 @@ def test_embedding_dropout_equals_the_reference(V: int, E: int, drop_p: float, s
     assert relative_error(d_found, d_expected) < 1e-6
 
 
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.floats(0.0, 0.99),
+    st.integers(-(2**63), 2**63 - 1),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+def test_word_dropout_after_a_look_up_is_embedding_dropout(
+    V: int, E: int, drop_p: float, seed: int, dtype: torch.dtype
+) -> None:
+    weight = torch.randn(V, E, dtype=dtype, requires_grad=True)
+    ids = torch.randint(0, V, (3, 5))
+    expected = functional.embedding_dropout(ids, weight, drop_p, torch.tensor(seed))
+    embedded = functional.embedding_dropout(ids, weight, 0.0, None)
+    found = functional.word_dropout(embedded, ids, V, drop_p, torch.tensor(seed))
+    assert found.dtype == dtype
+    assert torch.equal(found, expected)
+    (d_found,) = torch.autograd.grad(found.sum(), weight)
+    (d_expected,) = torch.autograd.grad(expected.sum(), weight)
+    assert torch.equal(d_found, d_expected)
+
+
 def test_variational_dropout_equals_the_reference() -> None:
     x = torch.randn(7, 3, 10)
     expected = reference.variational_dropout(x, 0.3, SEED)
@@ -45,7 +68,17 @@ def test_seeds_follow_manual_seed() -> None:
 
 
 W = torch.randn(4, 3)
+IDS = torch.tensor([0, 3])
 BAD_CALLS = {
+    "embedded: expected shape [2, 'E'] beside ids, found [4, 3]": (
+        lambda: functional.word_dropout(W, IDS, 4, 0.5, SEED)
+    ),
+    "ids: expected 0..2, one for each row of the table; found 3 at [1]": (
+        lambda: functional.word_dropout(W[:2], IDS, 3, 0.5, SEED)
+    ),
+    "drop_p: expected a chance in [0, 1), found 1.5": (
+        lambda: functional.word_dropout(W[:2], IDS, 4, 1.5, SEED)
+    ),
     "drop_p: expected a chance in [0, 1), found 1.0": lambda: functional.drop_connect(W, 1.0, SEED),
     "drop_p: expected a chance in [0, 1), found -0.1": lambda: functional.drop_connect(
         W, -0.1, SEED

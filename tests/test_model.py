@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ulmfit_fast import chunks, functional
 from ulmfit_fast.model import (
     AWDLSTMConfig,
     Dropouts,
@@ -133,6 +135,51 @@ def test_a_rows_logits_depend_on_nothing_but_the_row(
         alone = torch.cat([model(row.unsqueeze(0), [len(row)]) for row in rows])
         found = model(nn.functional.pad(pad(rows), (0, 3), value=1))
     assert torch.allclose(found, alone, atol=1e-6)
+
+
+def calls_of(patch: pytest.MonkeyPatch, target: object, name: str) -> list[tuple[Any, ...]]:
+    """Return a list that gets the arguments of every call of target.name."""
+    calls: list[tuple[Any, ...]] = []
+    function = getattr(target, name)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return function(*args, **kwargs)
+
+    patch.setattr(target, name, run)
+    return calls
+
+
+def test_all_chunks_with_gradients_share_one_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TextClassifier(CONFIG, 2, bptt=4, max_len=12)
+    ids, lengths = draw_ids(3, 22), [22, 9, 5]
+    looked_up = calls_of(monkeypatch, functional, "embedding_dropout")
+    dropped = calls_of(monkeypatch, functional, "word_dropout")
+    pooled, _ = model.encode(ids, lengths)
+    numbers = [args[0].numel() for args in looked_up if args[1].shape[1] == CONFIG.embed_size]
+    # Old: 12 columns of one row, as one call. Kept: 4 of two rows, 4 of three, 2 of three.
+    assert numbers == [12, 8 + 12 + 6]
+    assert [args[1].numel() for args in dropped] == [8, 12, 6]
+    assert len({int(args[4]) for args in dropped}) == 3  # a mask for each chunk
+    torch.autograd.backward(pooled.sum())
+    assert model.encoder.embedding.weight.grad is not None
+
+
+def test_without_gradients_chunks_run_together_and_give_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = TextClassifier(CONFIG, 2, bptt=4, max_len=12).eval()
+    ids, lengths = draw_ids(3, 62), [62, 60, 5]
+    expected = model(ids, lengths)  # with gradients: only the old chunks run together
+    runs = calls_of(monkeypatch, model.encoder, "run")
+    with torch.no_grad():
+        assert torch.allclose(model(ids, lengths), expected, atol=1e-6)
+        # Old: 4 columns of one row and 48 of two. Kept: 4 of two rows and 8 of three.
+        assert [list(args[0].shape[:2]) for args in runs] == [[4, 1], [48, 2], [4, 2], [8, 3]]
+        runs.clear()
+        monkeypatch.setattr(chunks, "JOINED_TOKENS", 32)
+        assert torch.allclose(model(ids, lengths), expected, atol=1e-6)
+        assert max(args[0].shape[0] * args[0].shape[1] for args in runs) <= 32
 
 
 def test_old_chunks_run_without_gradients() -> None:

@@ -188,3 +188,16 @@ def test_averaging_needs_an_average() -> None:
 def test_replay_needs_a_capturable_optimizer() -> None:
     with pytest.raises(RuntimeError, match=r"make LayerwiseAdamW\(capturable=True\)"):
         LayerwiseAdamW(draw_params()).replay(None)  # type: ignore[arg-type]
+
+
+def test_a_step_counts_as_a_version_of_what_it_moves_as_in_torch() -> None:
+    moved, still = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = LayerwiseAdamW([moved, still])
+    moved.grad = torch.ones(3)
+    squared = moved.square().sum()  # keeps moved for its gradient
+    versions = moved._version, still._version
+    optimizer.step()
+    assert moved._version > versions[0]
+    assert still._version == versions[1]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.backward(squared)

@@ -50,6 +50,14 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes
     return started
 
 
+def test_a_text_alone_does_not_have_the_tokenizer_written_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = train_tokenizer(TEXTS, min_freq=1)
+    monkeypatch.setattr(type(tokenizer), "content", None)
+    assert len(Corpus.build(TEXTS[:1], tokenizer)) == 1
+
+
 @pytest.mark.parametrize("kind", ["word", "subword"])
 def test_processes_give_what_one_gives(
     kind: str, small_blocks: list[subprocess.Popen[bytes]]
@@ -96,7 +104,7 @@ def test_counting_forgets_the_rarest_words_where_there_are_too_many(
 def test_a_consumer_that_stops_early_ends_the_processes(
     small_blocks: list[subprocess.Popen[bytes]],
 ) -> None:
-    answers = workers.work_on(TEXTS, len, (b"", messages.unpack_counts), 2)
+    answers = workers.work_on(TEXTS, len, (bytes, messages.unpack_counts), 2)
     next(answers)
     assert isinstance(answers, Iterator)
     answers.close()  # type: ignore[attr-defined]

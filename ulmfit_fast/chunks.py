@@ -13,10 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+#: Tokens, padding included, of a call that several chunks share: what 64 rows of 72 tokens hold.
+JOINED_TOKENS = 64 * 72
+#: Columns of the aligned batch, and how many of its rows are at work in them.
+Chunk = tuple[slice, int]
 
 
 class RowTensors(NamedTuple):
@@ -51,8 +56,18 @@ class ChunkPlan:
     shift: list[int]
     start: list[int]
     end: list[int]
-    chunks: list[tuple[slice, int]]
+    chunks: list[Chunk]
     first_kept: int
+
+    @property
+    def old(self) -> list[Chunk]:
+        """The chunks before the first kept one."""
+        return self.chunks[: self.first_kept]
+
+    @property
+    def kept(self) -> list[Chunk]:
+        """The first kept chunk and all after it."""
+        return self.chunks[self.first_kept :]
 
     def on_device(self, device: torch.device) -> RowTensors:
         """Return the lists as tensors on a device, in one copy that a GPU need not wait for."""
@@ -120,6 +135,19 @@ def plan_chunks(
     )
 
 
+def join_chunks(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Join neighbours of the same rows to chunks of at most JOINED_TOKENS; longer ones stay."""
+    joined: list[Chunk] = []
+    for columns, n_rows in chunks:
+        if joined:
+            before, n_before = joined[-1]
+            if n_before == n_rows and (columns.stop - before.start) * n_rows <= JOINED_TOKENS:
+                joined[-1] = (slice(before.start, columns.stop), n_rows)
+                continue
+        joined.append((columns, n_rows))
+    return joined
+
+
 def align_chunks(ids: Tensor, rows: RowTensors, width: int, pad_id: int) -> Tensor:
     """Order the rows of ids [B, T] and shift each to its first chunk; the rest is padding.
 
@@ -136,3 +164,41 @@ def align_chunks(ids: Tensor, rows: RowTensors, width: int, pad_id: int) -> Tens
     inside = (source >= 0) & (source < rows.lengths[:, None])
     moved = ids[rows.order].gather(1, source.clamp(0, ids.shape[1] - 1))
     return moved.masked_fill(~inside, pad_id)
+
+
+def stack_chunks(outputs: Sequence[Tensor], n_rows: int) -> Tensor:
+    """Return the outputs of chunks one after the other, each with rows of zeros up to n_rows.
+
+    Equivalent to: torch.cat([F.pad(y, (0, 0, 0, n_rows - y.shape[1])) for y in outputs]), with one
+    copy of each output forward and none backward.
+
+    Args:
+        outputs: of each chunk; shape [T_k, B_k, E], B_k <= n_rows.
+        n_rows: B.
+
+    Returns:
+        stacked: shape [sum of T_k, B, E].
+    """
+    stacked: Tensor = _Stack.apply(n_rows, *outputs)  # type: ignore[no-untyped-call]
+    return stacked
+
+
+class _Stack(torch.autograd.Function):
+    """See stack_chunks."""
+
+    @staticmethod
+    def forward(ctx: Any, n_rows: int, *outputs: Tensor) -> Tensor:
+        """Copy the outputs."""
+        ctx.shapes = [y.shape[:2] for y in outputs]
+        lengths = [T for T, _ in ctx.shapes]
+        stacked = outputs[0].new_empty(sum(lengths), n_rows, outputs[0].shape[2])
+        for part, y in zip(torch.split(stacked, lengths), outputs, strict=True):
+            part[:, : y.shape[1]].copy_(y)
+            part[:, y.shape[1] :].zero_()
+        return stacked
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return views of the gradient."""
+        parts = torch.split(grad, [T for T, _ in ctx.shapes])
+        return None, *(part[:, :B] for part, (_, B) in zip(parts, ctx.shapes, strict=True))

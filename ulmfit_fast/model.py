@@ -1,130 +1,41 @@
-"""The AWD-LSTM encoder, the language model and the text classifier of ULMFiT.
+"""The language model and the text classifier of ULMFiT.
 
 Sizes: T time steps, B batch rows, E embedding size, H hidden units, V vocabulary, C classes.
-Token ids come batch first, [B, T]; inside, sequences run time first, [T, B, ...].
-State is an argument: a list with one (h, c) per layer, never hidden in the module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ulmfit_fast import functional
-from ulmfit_fast.chunks import align_chunks, plan_chunks
-from ulmfit_fast.functional import State
-from ulmfit_fast.modules import EmbeddingDropout, VariationalDropout, WeightDroppedLSTM
+from ulmfit_fast.chunks import align_chunks, join_chunks, plan_chunks, stack_chunks
+from ulmfit_fast.encoder import (
+    AWDLSTM,
+    AWDLSTMConfig,
+    Dropouts,
+    EncoderState,
+    LayerGroups,
+    resize_state,
+    rnn_groups,
+)
+from ulmfit_fast.modules import VariationalDropout
 
-EncoderState = list[State]
-LayerGroups = dict[str, list[nn.Parameter]]
-
-
-@dataclass(frozen=True)
-class Dropouts:
-    """Chances of the five dropouts of an AWD-LSTM.
-
-    Attributes:
-        output: features of the last layer, before the decoder or the head.
-        hidden: features between two LSTM layers.
-        input: features of the embedded text.
-        embed: whole words.
-        weight: entries of each hidden-to-hidden matrix.
-    """
-
-    output: float = 0.4
-    hidden: float = 0.3
-    input: float = 0.4
-    embed: float = 0.05
-    weight: float = 0.5
-
-    def scaled(self, multiplier: float) -> Dropouts:
-        """Return all five chances times the multiplier (fastai's drop_mult)."""
-        return Dropouts(**{name: p * multiplier for name, p in asdict(self).items()})
-
-
-@dataclass(frozen=True)
-class AWDLSTMConfig:
-    """Sizes and dropouts of an encoder.
-
-    Attributes:
-        vocab_size: V.
-        embed_size: E; also the width of the last layer, so that the softmax can be tied.
-        hidden_size: H of every layer but the last.
-        n_layers: LSTM layers, at least 2.
-        pad_id: id of the padding token.
-        dropouts: chances of the five dropouts.
-    """
-
-    vocab_size: int
-    embed_size: int = 400
-    hidden_size: int = 1152
-    n_layers: int = 3
-    pad_id: int = 1
-    dropouts: Dropouts = field(default_factory=Dropouts)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> AWDLSTMConfig:
-        """Rebuild a config from asdict()'s output."""
-        return cls(**{**values, "dropouts": Dropouts(**values["dropouts"])})
-
-    def with_dropouts(self, dropouts: Dropouts) -> AWDLSTMConfig:
-        """Return the same sizes with other dropouts."""
-        return replace(self, dropouts=dropouts)
-
-
-def resize_state(state: EncoderState, batch_size: int) -> EncoderState:
-    """Keep the first rows of each state, or append rows of zeros; each becomes [batch_size, H]."""
-
-    def resize(x: Tensor) -> Tensor:
-        missing = batch_size - len(x)
-        return torch.cat([x, x.new_zeros(missing, x.shape[1])]) if missing > 0 else x[:batch_size]
-
-    return [(resize(h), resize(c)) for h, c in state]
-
-
-class AWDLSTM(nn.Module):
-    """Embedding and stacked weight-dropped LSTMs with variational dropout between them.
-
-    Shape: ids [B, T] int64, state or None -> output of the last layer [T, B, E], state.
-    The returned state is detached: gradients never reach into an earlier call.
-    Source: Merity, Keskar, Socher 2017, arXiv:1708.02182; sizes of fastai 2.8.
-    """
-
-    def __init__(self, config: AWDLSTMConfig) -> None:
-        super().__init__()
-        self.config = config
-        sizes = [config.embed_size, *[config.hidden_size] * (config.n_layers - 1)]
-        p = config.dropouts
-        self.embedding = EmbeddingDropout(
-            config.vocab_size, config.embed_size, p.embed, config.pad_id
-        )
-        self.input_dropout = VariationalDropout(p.input)
-        self.rnns = nn.ModuleList(
-            WeightDroppedLSTM(i, h, drop_p=p.weight)
-            for i, h in zip(sizes, [*sizes[1:], config.embed_size], strict=True)
-        )
-        self.hidden_dropout = VariationalDropout(p.hidden)
-
-    def forward(
-        self, ids: Tensor, state: EncoderState | None = None
-    ) -> tuple[Tensor, EncoderState]:
-        """Run the encoder; see the class for shapes."""
-        x = self.input_dropout(self.embedding(ids.t()))  # [T, B, E]
-        new_state = []
-        for layer, rnn in enumerate(self.rnns):
-            if layer > 0:
-                x = self.hidden_dropout(x)
-            hx = None
-            if state is not None:
-                h, c = state[layer]  # [B, H]
-                hx = h.unsqueeze(0), c.unsqueeze(0)
-            x, (h, c) = rnn(x, hx)
-            new_state.append((h.detach().squeeze(0), c.detach().squeeze(0)))
-        return x, new_state
+__all__ = [
+    "AWDLSTM",
+    "AWDLSTMConfig",
+    "Dropouts",
+    "EncoderState",
+    "LanguageModel",
+    "LayerGroups",
+    "LossParts",
+    "TextClassifier",
+    "resize_state",
+    "rnn_groups",
+]
 
 
 @dataclass(frozen=True)
@@ -205,7 +116,8 @@ class LanguageModel(nn.Module):
 class TextClassifier(nn.Module):
     """AWD-LSTM over documents of any length, pooled to [last, max, mean], and a small head.
 
-    Documents run in chunks of bptt tokens whose state passes on detached (BPT3C). A row's logits do
+    Documents run in chunks of bptt tokens whose state passes on detached (BPT3C); without gradients
+    several run as one, with one draw of each mask where a mask is drawn. A row's logits do
     not depend on the rows beside it, on its place, or on the padding behind it.
 
     Args:
@@ -264,15 +176,17 @@ class TextClassifier(nn.Module):
         rows = plan.on_device(ids.device)
         aligned = align_chunks(ids, rows, plan.chunks[-1][0].stop, self.config.pad_id)
         state: EncoderState | None = None
-        kept = []
-        for chunk, (columns, n_rows) in enumerate(plan.chunks):
-            if state is not None:
-                state = resize_state(state, n_rows)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and chunk >= plan.first_kept):
-                output, state = self.encoder(aligned[:n_rows, columns], state)
-            if chunk >= plan.first_kept:
-                kept.append(nn.functional.pad(output, (0, 0, 0, len(ids) - n_rows)))
-        output = torch.cat(kept)
+        with torch.no_grad():
+            for columns, n_rows in join_chunks(plan.old):
+                state = resize_state(state, n_rows) if state else None
+                _, state = self.encoder(aligned[:n_rows, columns], state)
+        kept = plan.kept if torch.is_grad_enabled() else join_chunks(plan.kept)
+        outputs = []
+        for x in self.encoder.embed([aligned[:n_rows, columns] for columns, n_rows in kept]):
+            state = resize_state(state, x.shape[1]) if state else None
+            output, state = self.encoder.run(x, state)
+            outputs.append(output)
+        output = stack_chunks(outputs, len(ids))
         wide = output.to(torch.promote_types(output.dtype, torch.float32))
         pooled = functional.concat_pool(wide.transpose(0, 1), rows.start, rows.end)
         return pooled[rows.place], output
@@ -327,8 +241,3 @@ class TextClassifier(nn.Module):
             **rnn_groups(self.encoder),
             "head": list(self.head.parameters()),
         }
-
-
-def rnn_groups(encoder: AWDLSTM) -> LayerGroups:
-    """Return the LSTM parameters of an encoder by layer, lowest first."""
-    return {f"rnn{layer}": list(rnn.parameters()) for layer, rnn in enumerate(encoder.rnns)}

@@ -9,6 +9,7 @@ from ulmfit_fast.functional.layers import (
     concat_pool,
     embedding_dropout,
     variational_dropout,
+    word_dropout,
 )
 from ulmfit_fast.functional.loss import linear_cross_entropy
 from ulmfit_fast.functional.lstm import LSTM_DTYPES, LSTMWeights, State, check_lstm, lstm
@@ -29,4 +30,5 @@ __all__ = [
     "linear_cross_entropy",
     "lstm",
     "variational_dropout",
+    "word_dropout",
 ]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ulmfit_fast import _native
 from ulmfit_fast.functional.masks import check_drop_p, check_seed
+from ulmfit_fast.reference import accumulation_dtype
 
 
 def embedding_dropout(
@@ -47,6 +48,40 @@ def embedding_dropout(
         ids, weight, drop_p, seed if drop_p > 0 else None, padding_idx
     )
     return embedded
+
+
+def word_dropout(
+    embedded: Tensor, ids: Tensor, n_words: int, drop_p: float, seed: Tensor
+) -> Tensor:
+    """Drop the words that embedding_dropout would have dropped in looking them up.
+
+    Equivalent to: embedding_dropout(ids, weight, drop_p, seed), embedded = F.embedding(ids, weight)
+
+    For a look-up that several masks share: its gradient is then made once for all of them.
+
+    Args:
+        embedded: embeddings of ids; shape [*ids.shape, E].
+        ids: token ids, any shape, int64; checked as by embedding_dropout.
+        n_words: rows of the table, V.
+        drop_p: chance that a word's embedding is zero in this whole call, in [0, 1).
+        seed: int64 tensor with one element, on embedded's device.
+
+    Returns:
+        dropped: zeros, of either sign, where a word is dropped; shape [*ids.shape, E].
+
+    Raises:
+        ValueError: shapes that do not fit, drop_p outside [0, 1), a missing seed, or an id that
+            is not below n_words.
+
+    Numbers: the same values as embedding_dropout's. The gradient is 0 where a word is dropped.
+    """
+    if embedded.shape[:-1] != ids.shape:
+        expected = f"expected shape {[*ids.shape, 'E']} beside ids"
+        raise ValueError(f"embedded: {expected}, found {list(embedded.shape)}")
+    # A table of ones gives the factors: 0, or 1 / (1 - drop_p), float32 or wider as in the op.
+    ones = embedded.new_ones(n_words, 1, dtype=accumulation_dtype(embedded.dtype))
+    factors = embedding_dropout(ids, ones, drop_p, seed)
+    return (embedded * factors).to(embedded.dtype)
 
 
 def variational_dropout(x: Tensor, drop_p: float, seed: Tensor) -> Tensor:

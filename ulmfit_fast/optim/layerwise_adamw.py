@@ -184,6 +184,9 @@ class LayerwiseAdamW(WithViews):
         if not live:
             return loss
         torch.ops.ulmfit_fast.layerwise_adamw_(*self._arguments(live))
+        if not torch.compiler.is_compiling():
+            # The op does not count, as torch's own do; autograd and InferenceCopy rely on it.
+            torch.autograd.graph.increment_version([each.param for each in live])
         return loss
 
     def _arguments(self, live: list[Live]) -> list[Any]:

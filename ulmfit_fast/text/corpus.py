@@ -173,9 +173,11 @@ def _encode(
         lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
         return np.concatenate(documents), lengths
 
+    def content() -> bytes:
+        return json.dumps(tokenizer.content()).encode()
+
     n_done = 0
-    there = (json.dumps(tokenizer.content()).encode(), unpack_ids)
-    for ids, lengths in work_on(texts, encode_here, there, processes):
+    for ids, lengths in work_on(texts, encode_here, (content, unpack_ids), processes):
         yield ids, lengths
         n_done += len(lengths)
         if progress is not None:

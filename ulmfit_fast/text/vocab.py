@@ -56,7 +56,7 @@ def count_words(
     def count_here(block: list[str]) -> tuple[Mapping[str, int], int]:
         return count_block(block), len(block)
 
-    for found, n in work_on(texts, count_here, (b"", unpack_counts), processes):
+    for found, n in work_on(texts, count_here, (bytes, unpack_counts), processes):
         counts.update(found)
         if len(counts) > most:
             counts = _without_rarest(counts, most // 2)

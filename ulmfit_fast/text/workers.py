@@ -34,7 +34,7 @@ Process = subprocess.Popen[bytes]
 def work_on(
     texts: Iterable[str],
     here: Callable[[list[str]], Answer],
-    there: tuple[bytes, Callable[[bytes], Answer]],
+    there: tuple[Callable[[], bytes], Callable[[bytes], Answer]],
     processes: int | None = None,
 ) -> Iterator[Answer]:
     """Yield the answer for each block of texts, in their order.
@@ -42,13 +42,14 @@ def work_on(
     Args:
         texts: read as the answers are taken, some blocks ahead.
         here: answers a block in this process.
-        there: what makes a worker give the same answers, and how to unpack one.
+        there: makes what makes a worker give the same answers, called only where processes are
+            used; and how to unpack an answer.
         processes: as for `n_processes`.
     """
     head, rest = _first_blocks(texts)
     n = n_processes(processes)
     is_program = getattr(sys, "frozen", False)  # there, the interpreter is the user's program
-    workers = _start(n, there[0]) if rest is not None and n > 1 and not is_program else []
+    workers = _start(n, there[0]()) if rest is not None and n > 1 and not is_program else []
     blocks = chain(head, rest or ())
     if workers:
         yield from map(there[1], _answers(workers, blocks))

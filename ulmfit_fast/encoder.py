@@ -1,0 +1,159 @@
+"""The AWD-LSTM: embedding and stacked weight-dropped LSTMs, its sizes and its dropouts.
+
+Sizes: T time steps, B batch rows, E embedding size, H hidden units, V vocabulary.
+Token ids come batch first, [B, T]; inside, sequences run time first, [T, B, ...].
+State is an argument: a list with one (h, c) per layer, never hidden in the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ulmfit_fast import functional
+from ulmfit_fast.functional import State
+from ulmfit_fast.modules import EmbeddingDropout, VariationalDropout, WeightDroppedLSTM
+
+EncoderState = list[State]
+LayerGroups = dict[str, list[nn.Parameter]]
+
+
+@dataclass(frozen=True)
+class Dropouts:
+    """Chances of the five dropouts of an AWD-LSTM.
+
+    Attributes:
+        output: features of the last layer, before the decoder or the head.
+        hidden: features between two LSTM layers.
+        input: features of the embedded text.
+        embed: whole words.
+        weight: entries of each hidden-to-hidden matrix.
+    """
+
+    output: float = 0.4
+    hidden: float = 0.3
+    input: float = 0.4
+    embed: float = 0.05
+    weight: float = 0.5
+
+    def scaled(self, multiplier: float) -> Dropouts:
+        """Return all five chances times the multiplier (fastai's drop_mult)."""
+        return Dropouts(**{name: p * multiplier for name, p in asdict(self).items()})
+
+
+@dataclass(frozen=True)
+class AWDLSTMConfig:
+    """Sizes and dropouts of an encoder.
+
+    Attributes:
+        vocab_size: V.
+        embed_size: E; also the width of the last layer, so that the softmax can be tied.
+        hidden_size: H of every layer but the last.
+        n_layers: LSTM layers, at least 2.
+        pad_id: id of the padding token.
+        dropouts: chances of the five dropouts.
+    """
+
+    vocab_size: int
+    embed_size: int = 400
+    hidden_size: int = 1152
+    n_layers: int = 3
+    pad_id: int = 1
+    dropouts: Dropouts = field(default_factory=Dropouts)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> AWDLSTMConfig:
+        """Rebuild a config from asdict()'s output."""
+        return cls(**{**values, "dropouts": Dropouts(**values["dropouts"])})
+
+    def with_dropouts(self, dropouts: Dropouts) -> AWDLSTMConfig:
+        """Return the same sizes with other dropouts."""
+        return replace(self, dropouts=dropouts)
+
+
+def resize_state(state: EncoderState, batch_size: int) -> EncoderState:
+    """Keep the first rows of each state, or append rows of zeros; each becomes [batch_size, H]."""
+
+    def resize(x: Tensor) -> Tensor:
+        missing = batch_size - len(x)
+        return torch.cat([x, x.new_zeros(missing, x.shape[1])]) if missing > 0 else x[:batch_size]
+
+    return [(resize(h), resize(c)) for h, c in state]
+
+
+class AWDLSTM(nn.Module):
+    """Embedding and stacked weight-dropped LSTMs with variational dropout between them.
+
+    Shape: ids [B, T] int64, state or None -> output of the last layer [T, B, E], state.
+    The returned state is detached: gradients never reach into an earlier call.
+    Source: Merity, Keskar, Socher 2017, arXiv:1708.02182; sizes of fastai 2.8.
+    """
+
+    def __init__(self, config: AWDLSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        sizes = [config.embed_size, *[config.hidden_size] * (config.n_layers - 1)]
+        p = config.dropouts
+        self.embedding = EmbeddingDropout(
+            config.vocab_size, config.embed_size, p.embed, config.pad_id
+        )
+        self.input_dropout = VariationalDropout(p.input)
+        self.rnns = nn.ModuleList(
+            WeightDroppedLSTM(i, h, drop_p=p.weight)
+            for i, h in zip(sizes, [*sizes[1:], config.embed_size], strict=True)
+        )
+        self.hidden_dropout = VariationalDropout(p.hidden)
+
+    def forward(
+        self, ids: Tensor, state: EncoderState | None = None
+    ) -> tuple[Tensor, EncoderState]:
+        """Run the encoder; see the class for shapes."""
+        return self.run(self.embedding(ids.t()), state)
+
+    def embed(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the input of run() for the ids of each chunk, [B, T] -> [T, B, E].
+
+        Each chunk has a word mask of its own, as if it were embedded alone. Where the table has a
+        gradient all are looked up at once, so that it is made once; else one after the other.
+        """
+        table = self.embedding
+        if len(chunks) == 1 or not (torch.is_grad_enabled() and table.weight.requires_grad):
+            for ids in chunks:
+                yield table(ids.t())
+            return
+        words = torch.cat([ids.t().flatten() for ids in chunks])
+        embedded = functional.embedding_dropout(words, table.weight, 0.0, None, table.padding_idx)
+        # torch.split, as its gradient is one torch.cat; that of a slice fills the rest with zeros.
+        parts = torch.split(embedded, [ids.numel() for ids in chunks])
+        for part, ids in zip(parts, chunks, strict=True):
+            x = part.view(*ids.t().shape, -1)
+            if self.training and table.drop_p > 0:
+                seed = functional.draw_seeds(1, x.device)
+                x = functional.word_dropout(x, ids.t(), len(table.weight), table.drop_p, seed)
+            yield x
+
+    def run(
+        self, embedded: Tensor, state: EncoderState | None = None
+    ) -> tuple[Tensor, EncoderState]:
+        """Run the layers over an embedded text [T, B, E]; see the class for the rest."""
+        x = self.input_dropout(embedded)
+        new_state = []
+        for layer, rnn in enumerate(self.rnns):
+            if layer > 0:
+                x = self.hidden_dropout(x)
+            hx = None
+            if state is not None:
+                h, c = state[layer]  # [B, H]
+                hx = h.unsqueeze(0), c.unsqueeze(0)
+            x, (h, c) = rnn(x, hx)
+            new_state.append((h.detach().squeeze(0), c.detach().squeeze(0)))
+        return x, new_state
+
+
+def rnn_groups(encoder: AWDLSTM) -> LayerGroups:
+    """Return the LSTM parameters of an encoder by layer, lowest first."""
+    return {f"rnn{layer}": list(rnn.parameters()) for layer, rnn in enumerate(encoder.rnns)}
