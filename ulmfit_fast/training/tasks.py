@@ -12,6 +12,7 @@ from ulmfit_fast.model import EncoderState, LanguageModel, LossParts, TextClassi
 from ulmfit_fast.text.batches import ClassifierBatch, ClassifierBatches, LMStream
 from ulmfit_fast.text.corpus import check_ids
 from ulmfit_fast.training.config import StageName, TrainConfig
+from ulmfit_fast.training.inference import InferenceCopy
 from ulmfit_fast.training.precision import Precision, choose_precision
 from ulmfit_fast.training.prefetch import prefetch
 from ulmfit_fast.training.steps import Batch, Metrics
@@ -184,7 +185,10 @@ def score_tokens(model: LanguageModel, hidden: Tensor, targets: Tensor) -> Tenso
 
 
 def classify(
-    model: TextClassifier, batches: ClassifierBatches, precision: Precision
+    model: TextClassifier,
+    batches: ClassifierBatches,
+    precision: Precision,
+    copies: InferenceCopy | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the logits of every document in its given order, and the labels.
 
@@ -192,6 +196,7 @@ def classify(
         model: trained.
         batches: documents.
         precision: to compute in.
+        copies: keeps the weights rounded from call to call; None rounds them in every batch.
 
     Returns:
         logits: float32 on the CPU; shape [documents, C].
@@ -199,6 +204,8 @@ def classify(
     """
     device = next(model.parameters()).device
     logits, labels, rows = [], [], []
+    if copies is not None and precision.name == "bf16":
+        model = copies.of(model, torch.bfloat16)
     was_training = model.training
     model.eval()
     with torch.no_grad(), precision.computing():

@@ -22,6 +22,7 @@ from ulmfit_fast.training.device import check_cuda_graphs, choose_device
 from ulmfit_fast.training.documents import class_names, labelled_batches, token_streams
 from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, predictions
 from ulmfit_fast.training.graphs import CudaRecorder
+from ulmfit_fast.training.inference import InferenceCopy
 from ulmfit_fast.training.loop import Fit, StageResult
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
 from ulmfit_fast.training.progress import Observer, tell_texts_done
@@ -82,6 +83,7 @@ class ULMFiTTrainer:
         self.classifier: TextClassifier | None = None
         self.labels: list[str] = []
         self.text_columns: tuple[str, ...] = ()
+        self._copies = InferenceCopy()
 
     @property
     def precision(self) -> Precision:
@@ -185,8 +187,7 @@ class ULMFiTTrainer:
                 max_len=self.config.max_len,
             )
             task = ClassifierTask(model, train, valid, self.config)
-            fit = Fit(task, self.config, self.observers, from_scratch=trained is None)
-            result = fit.run()
+            result = Fit(task, self.config, self.observers, from_scratch=trained is None).run()
         self.tokenizer, self.classifier, self.labels = tokenizer, model, names
         return result
 
@@ -202,7 +203,7 @@ class ULMFiTTrainer:
         """
         classifier, tokenizer = self._trained_classifier()
         batches = labelled_batches(tokenizer, (texts, labels), self.labels, self.config)
-        return evaluation(*classify(classifier, batches, self.precision), self.labels)
+        return evaluation(*classify(classifier, batches, self.precision, self._copies), self.labels)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Return the most probable class of each text, and the probability of every class.
@@ -216,10 +217,9 @@ class ULMFiTTrainer:
         classifier, tokenizer = self._trained_classifier()
         if not texts:
             return []
-        corpus = Corpus.build(texts, tokenizer)
-        rows = self.config.classifier.batch_size
+        corpus, rows = Corpus.build(texts, tokenizer), self.config.classifier.batch_size
         batches = ClassifierBatches(corpus, None, rows, pad_id=tokenizer.pad_id)
-        logits, _ = classify(classifier, batches, self.precision)
+        logits, _ = classify(classifier, batches, self.precision, self._copies)
         return predictions(logits, self.labels)
 
     def save(self, path: str | Path, kind: str | None = None) -> None:
@@ -343,6 +343,7 @@ class ULMFiTTrainer:
     @contextmanager
     def _seeded(self) -> Iterator[None]:
         """Seed torch for a stage, without the caller's generators and without its autocast."""
+        self._copies.clear()
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.autocast(self.device.type, enabled=False):
             torch.manual_seed(self.config.seed)
