@@ -50,7 +50,8 @@ def test_word_dropout_after_a_look_up_is_embedding_dropout(
     assert torch.equal(found, expected)
     (d_found,) = torch.autograd.grad(found.sum(), weight)
     (d_expected,) = torch.autograd.grad(expected.sum(), weight)
-    assert torch.equal(d_found, d_expected)
+    # Equal terms, added up before or after they are multiplied, and rounded.
+    assert relative_error(d_found, d_expected) <= 8 * torch.finfo(dtype).eps
 
 
 def test_variational_dropout_equals_the_reference() -> None:
