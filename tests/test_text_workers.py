@@ -169,9 +169,11 @@ def test_a_script_without_a_guard_of_its_main_module_may_count(tmp_path: Path) -
 def test_an_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SCRIPT, "forever"]
+    # A shell starts jobs in the background with the signal ignored, and children inherit that.
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == b"400\n"
     time.sleep(0.5)
