@@ -84,7 +84,7 @@ def test_columns_and_encoding_may_be_given(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("a,b,c\né,2,x\n", encoding="latin-1")
     options = {"text_columns": ["c", "a"], "encoding": "latin-1", "header": True}
-    assert list(stream_texts(str(path), **options)) == ["xxfld 1 x xxfld 2 é"]  # type: ignore
+    assert list(stream_texts(str(path), **options)) == ["xxfld 1 x xxfld 2 é"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
