@@ -3,8 +3,6 @@
 
 #include <array>
 #include <optional>
-#include <string>
-#include <vector>
 
 #include "bindings_cpu.h"
 

@@ -78,6 +78,26 @@ LayerKernels make_layer_kernels() {
           &embed<S>,    &embed_backward<S>};
 }
 
+// The kernels of every storage type.
+template <typename Kernels>
+struct ByDType {
+  Kernels of_float32, of_float64, of_bfloat16, of_float16;
+
+  const Kernels& of(DType dtype) const {
+    switch (dtype) {
+      case DType::kFloat32:
+        return of_float32;
+      case DType::kFloat64:
+        return of_float64;
+      case DType::kBFloat16:
+        return of_bfloat16;
+      case DType::kFloat16:
+        break;
+    }
+    return of_float16;
+  }
+};
+
 #if defined(ULMFIT_FAST_HAS_TILES)
 using ProductOfBFloat16 = Tiles;
 #elif defined(ULMFIT_FAST_HAS_PAIRS)
@@ -89,57 +109,24 @@ using ProductOfBFloat16 = float;
 }  // namespace
 
 const LstmKernels& lstm_kernels(DType dtype) {
-  static const LstmKernels of_float32 = make_kernels<float, float>();
-  static const LstmKernels of_float64 = make_kernels<double, double>();
-  static const LstmKernels of_bfloat16 = make_kernels<c10::BFloat16, ProductOfBFloat16>();
-  static const LstmKernels of_float16 = make_kernels<c10::Half, float>();
-  switch (dtype) {
-    case DType::kFloat32:
-      return of_float32;
-    case DType::kFloat64:
-      return of_float64;
-    case DType::kBFloat16:
-      return of_bfloat16;
-    case DType::kFloat16:
-      break;
-  }
-  return of_float16;
+  static const ByDType<LstmKernels> kernels{
+      make_kernels<float, float>(), make_kernels<double, double>(),
+      make_kernels<c10::BFloat16, ProductOfBFloat16>(), make_kernels<c10::Half, float>()};
+  return kernels.of(dtype);
 }
 
 const LossKernels& loss_kernels(DType dtype) {
-  static const LossKernels of_float32 = make_loss_kernels<float, float>();
-  static const LossKernels of_float64 = make_loss_kernels<double, double>();
-  static const LossKernels of_bfloat16 = make_loss_kernels<c10::BFloat16, ProductOfBFloat16>();
-  static const LossKernels of_float16 = make_loss_kernels<c10::Half, float>();
-  switch (dtype) {
-    case DType::kFloat32:
-      return of_float32;
-    case DType::kFloat64:
-      return of_float64;
-    case DType::kBFloat16:
-      return of_bfloat16;
-    case DType::kFloat16:
-      break;
-  }
-  return of_float16;
+  static const ByDType<LossKernels> kernels{
+      make_loss_kernels<float, float>(), make_loss_kernels<double, double>(),
+      make_loss_kernels<c10::BFloat16, ProductOfBFloat16>(), make_loss_kernels<c10::Half, float>()};
+  return kernels.of(dtype);
 }
 
 const LayerKernels& layer_kernels(DType dtype) {
-  static const LayerKernels of_float32 = make_layer_kernels<float>();
-  static const LayerKernels of_float64 = make_layer_kernels<double>();
-  static const LayerKernels of_bfloat16 = make_layer_kernels<c10::BFloat16>();
-  static const LayerKernels of_float16 = make_layer_kernels<c10::Half>();
-  switch (dtype) {
-    case DType::kFloat32:
-      return of_float32;
-    case DType::kFloat64:
-      return of_float64;
-    case DType::kBFloat16:
-      return of_bfloat16;
-    case DType::kFloat16:
-      break;
-  }
-  return of_float16;
+  static const ByDType<LayerKernels> kernels{
+      make_layer_kernels<float>(), make_layer_kernels<double>(),
+      make_layer_kernels<c10::BFloat16>(), make_layer_kernels<c10::Half>()};
+  return kernels.of(dtype);
 }
 
 const AdamwKernels& adamw_kernels() {
