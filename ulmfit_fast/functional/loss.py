@@ -44,8 +44,8 @@ def linear_cross_entropy(
         ValueError: an argument whose shape, dtype, device or value does not fit the others.
         RuntimeError: no kernel for hidden's device; the message says why and what to run.
 
-    Numbers: sums in float32 (float64 for float64); memory beyond the gradients does not grow with
-        N V. Under autocast hidden is cast, as by F.linear. One derivative. The same bits for the
+    Numbers: sums in float32 (float64 for float64); of the logits a part exists at a time, on the
+        CPU those of 512 rows at most. Under autocast hidden is cast, as by F.linear. One derivative. The same bits for the
         same input, machine and number of threads.
     Source: specification in reference/loss.py; cf. Wijmans et al. 2024, arXiv:2411.09009.
     """
