@@ -45,8 +45,8 @@ def linear_cross_entropy(
         RuntimeError: no kernel for hidden's device; the message says why and what to run.
 
     Numbers: sums in float32 (float64 for float64); of the logits a part exists at a time, on the
-        CPU those of 512 rows at most. Under autocast hidden is cast, as by F.linear. One derivative. The same bits for the
-        same input, machine and number of threads.
+        CPU those of 512 rows at most. Under autocast hidden is cast, as by F.linear. One
+        derivative. The same bits for the same input, machine and number of threads.
     Source: specification in reference/loss.py; cf. Wijmans et al. 2024, arXiv:2411.09009.
     """
     _check(hidden, weight, bias, targets, reduction)
