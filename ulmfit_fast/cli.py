@@ -9,13 +9,21 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ulmfit_fast import __version__
+from ulmfit_fast.commands.options import (
+    DEBUG,
+    debug_option,
+    json_option,
+    label_column_option,
+    overwrite_option,
+    reading_options,
+    run_options,
+)
 from ulmfit_fast.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
@@ -25,8 +33,6 @@ if TYPE_CHECKING:
 
 EXIT_INPUT, EXIT_TRAINING, EXIT_INTERRUPTED = 2, 1, 130
 EXIT_PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
-_DEBUG = "ulmfit_fast.debug"
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _OneLine(click.ClickException):
@@ -60,21 +66,21 @@ class _Group(click.Group):
             _let_go_of_standard_output()
             ctx.exit(EXIT_PIPE_CLOSED)
         except (InputError, TrainingError, OSError) as error:
-            if ctx.meta.get(_DEBUG):
+            if ctx.meta.get(DEBUG):
                 traceback.print_exc()
             shown = _TrainingStopped if isinstance(error, TrainingError) else _OneLine
             raise shown(_message(error)) from error
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
-            if ctx.meta.get(_DEBUG):
+            if ctx.meta.get(DEBUG):
                 traceback.print_exc()
             raise _OneLine(
                 "the memory of the GPU is full: train with a smaller --batch-size or --size, end "
                 "what else runs on it, or give --device cpu"
             ) from error
         except KeyboardInterrupt:
-            if ctx.meta.get(_DEBUG):
+            if ctx.meta.get(DEBUG):
                 traceback.print_exc()
             click.echo("stopped", err=True)
             ctx.exit(EXIT_INTERRUPTED)
@@ -99,82 +105,6 @@ def _let_go_of_standard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
-
-
-def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.meta[_DEBUG] = True
-
-
-def _options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    """Apply several options to a command, shown in the order given."""
-
-    def decorate(command: _Command) -> _Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-debug_option = click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    callback=_set_debug,
-    help="Show the traceback of an error.",
-)
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Results as JSON on standard output."
-)
-encoding_option = click.option(
-    "--encoding", metavar="NAME", help="Of the files; UTF-8 and UTF-16 are detected."
-)
-device_option = click.option("--device", metavar="cpu|cuda", help="Default: a GPU if there is one.")
-precision_option = click.option(
-    "--precision", type=click.Choice(["auto", "bf16", "fp32"]),
-    help="Of products. Default: a given MODEL's, else auto: bf16 where the hardware has it.",
-)  # fmt: skip
-text_column_option = click.option(
-    "--text-column", "text_columns", multiple=True, metavar="NAME",
-    help="Column of the text; repeat it for more than one. Default: the model's, else found.",
-)  # fmt: skip
-label_column_option = click.option(
-    "--label-column", metavar="NAME", help="Column of the label. Default: found."
-)
-header_option = click.option(
-    "--header/--no-header", default=None,
-    help="Whether csv and tsv files begin with column names. Default: found for each.",
-)  # fmt: skip
-overwrite_option = click.option(
-    "--overwrite", is_flag=True, help="Replace what stands at --out, once the new one is whole."
-)
-reading_options = _options(
-    text_column_option, header_option, encoding_option, device_option, precision_option
-)
-run_options = _options(
-    click.option("--size", type=click.Choice(["tiny", "small", "base"]),
-                 help="Default: base on a GPU; on a CPU tiny below 200,000 words, else small."),
-    click.option("--tokenizer", type=click.Choice(["word", "subword"]), help="Default: word."),
-    click.option("--preset", type=click.Choice(["paper", "fastai"]),
-                 help="Recipe of schedules and rates. Default: fastai; to train without --base, "
-                      "paper with 10 epochs of the language model and 15 of the classifier."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-    click.option("--batch-size", type=click.IntRange(min=1),
-                 help="Rows of a batch. Default: by the amount of text."),
-    reading_options,
-    click.option("--cuda-graphs/--no-cuda-graphs", default=False, show_default=True,
-                 help="Train language models by replaying CUDA graphs: the same results."),
-    click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
-                 help="Keeps numericalized texts for the next run; may be deleted at any time. "
-                      "Default: ulmfit_fast in $XDG_CACHE_HOME or ~/.cache."),
-    click.option("--no-cache", is_flag=True, help="Keep no numericalized texts."),
-    click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-                 help="Default: runs/<name of FILE>."),
-    overwrite_option,
-    json_option,
-    debug_option,
-)  # fmt: skip
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
