@@ -35,7 +35,8 @@ LAYERS = {
     "text": ["errors"],
     "demo_corpus": ["errors"],
     "training": ["model", "optim", "schedule", "text"],
-    "commands": ["training"],
+    "interop": ["training"],
+    "commands": ["training", "interop"],
     "demo": ["commands", "demo_corpus"],
     "cli": ["demo"],
 }
@@ -43,8 +44,14 @@ LAYERS = {
 # them inside functions only, so that importing the package needs none.
 LIBRARIES = {
     "torch": set(LAYERS) - {"errors"},
-    "numpy": {"schedule", "text", "demo_corpus", "training", "commands", "demo", "cli"},
-    "safetensors": {"training", "commands"},
+    "numpy": {"schedule", "text", "demo_corpus", "training", "interop", "commands", "demo", "cli"},
+    "safetensors": {"training", "interop", "commands"},
+    "fastai": {"interop/fastai.py", "interop/fastai_learner.py"},
+    "sklearn": {"interop/sklearn.py"},
+    "onnx": {"interop/onnx.py", "interop/onnx_graph.py"},
+    "onnxruntime": {"interop/onnx.py"},
+    "onnxscript": {"interop/onnx.py", "interop/onnx_graph.py"},
+    "huggingface_hub": {"interop/hub.py"},
     "datasets": {"text"},
     "pyarrow": {"text"},
     "tokenizers": {"text"},
