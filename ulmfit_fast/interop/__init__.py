@@ -1,1 +1,1 @@
-"""Ways in and out: fastai's scripts and checkpoints, scikit-learn, ONNX, the Hub's model folders."""
+"""Ways in and out: scripts and checkpoints of fastai, scikit-learn, ONNX, folders of the Hub."""
