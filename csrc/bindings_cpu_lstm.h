@@ -52,9 +52,11 @@ struct Layer {
   int64_t direction() const { return reverse ? -1 : 1; }
 };
 
+// n_states: rows of h0 and c0, where they are not those of x.
 Layer check_layer(const Tensor& x, const Tensor& w_ih, const Tensor& w_hh, const Tensor& h0,
                   const Tensor& c0, const std::optional<Tensor>& lengths,
-                  const std::optional<Tensor>& seed, double drop_p, bool reverse);
+                  const std::optional<Tensor>& seed, double drop_p, bool reverse,
+                  std::optional<int64_t> n_states = std::nullopt);
 
 // Throws unless a tensor has these sizes, x's device, and x's dtype or the other one.
 void check_sizes(const char* name, const Tensor& tensor, const Tensor& x,

@@ -54,7 +54,8 @@ void check_sizes(const char* name, const Tensor& tensor, const Tensor& x,
 
 Layer check_layer(const Tensor& x, const Tensor& w_ih, const Tensor& w_hh, const Tensor& h0,
                   const Tensor& c0, const std::optional<Tensor>& lengths,
-                  const std::optional<Tensor>& seed, double drop_p, bool reverse) {
+                  const std::optional<Tensor>& seed, double drop_p, bool reverse,
+                  std::optional<int64_t> n_states) {
   STD_TORCH_CHECK(x.dim() == 3 && x.numel() / std::max<int64_t>(1, x.size(2)) > 0,
                   "x: expected shape [T, B, I] with T, B >= 1");
   STD_TORCH_CHECK(w_hh.dim() == 2 && w_hh.size(1) > 0, "w_hh: expected shape [4H, H]");
@@ -64,8 +65,8 @@ Layer check_layer(const Tensor& x, const Tensor& w_ih, const Tensor& w_hh, const
   check_sizes("w_ih", w_ih, x, {4 * H, I}, compute);
   check_sizes("w_hh", w_hh, x, {4 * H, H}, compute);
   STD_TORCH_CHECK(w_ih.scalar_type() == w_hh.scalar_type(), "w_hh: wrong dtype");
-  check_sizes("h0", h0, x, {B, H});
-  check_sizes("c0", c0, x, {B, H}, compute);
+  check_sizes("h0", h0, x, {n_states.value_or(B), H});
+  check_sizes("c0", c0, x, {n_states.value_or(B), H}, compute);
   if (lengths.has_value()) {
     STD_TORCH_CHECK(lengths->scalar_type() == ScalarType::Long && lengths->dim() == 1 &&
                         lengths->size(0) == B && lengths->device() == x.device(),

@@ -78,14 +78,15 @@ struct LstmStep {
 // S: the storage type. C: float, or double beside it. E: C, or bfloat16 where pairs are multiplied.
 struct LstmForwardParams {
   int64_t B, H, K;  // K: columns of h, H filled up to a multiple of LstmKernels::depth
+  int64_t pitch;    // rows of a step in gates, y and cells: B, or those of all chunks side by side
   LstmGrid grid;
-  const void* panels;      // E, of pack_gates, or nullptr:
-  const void* rows;        // S [4H, H], W_hh as it lies
-  void* h[2];              // E [B, K] each, B filled up to a multiple of n_read_rows
-  void* c;                 // C [B, H]
-  void* gates;             // S [slots, B, 4H]: in x W_ih^T + bias, out the activated gates if save
-  void* y;                 // S [T, B, H]
-  void* cells;             // C [T, B, H] if save
+  const void* panels;  // E, of pack_gates, or nullptr:
+  const void* rows;    // S [4H, H], W_hh as it lies
+  void* h[2];          // E [B, K] each, B filled up to a multiple of n_read_rows
+  void* c;             // C [B, H]
+  void* gates;         // S [slots, pitch, 4H]: in x W_ih^T + bias, out the activated gates if save
+  void* y;             // S [T, pitch, H]
+  void* cells;         // C [T, pitch, H] if save
   const int64_t* lengths;  // [B] or nullptr
   bool save;
 };

@@ -150,19 +150,48 @@ def calls_of(patch: pytest.MonkeyPatch, target: object, name: str) -> list[tuple
     return calls
 
 
-def test_all_chunks_with_gradients_share_one_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_chunks_with_gradients_are_rows_of_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = TextClassifier(CONFIG, 2, bptt=4, max_len=12)
     ids, lengths = draw_ids(3, 22), [22, 9, 5]
     looked_up = calls_of(monkeypatch, functional, "embedding_dropout")
-    dropped = calls_of(monkeypatch, functional, "word_dropout")
-    pooled, _ = model.encode(ids, lengths)
+    layers = calls_of(monkeypatch, functional, "lstm_chunks")
+    pooled, output = model.encode(ids, lengths)
     numbers = [args[0].numel() for args in looked_up if args[1].shape[1] == CONFIG.embed_size]
-    # Old: 12 columns of one row, as one call. Kept: 4 of two rows, 4 of three, 2 of three.
-    assert numbers == [12, 8 + 12 + 6]
-    assert [args[1].numel() for args in dropped] == [8, 12, 6]
-    assert len({int(args[4]) for args in dropped}) == 3  # a mask for each chunk
+    # Old: 12 columns of one row, as one call. Kept: 4 of two rows, 4 of three, and 2 of three that
+    # are filled up to 4.
+    assert numbers == [12, 8 + 12 + 12]
+    assert [(list(args[0].shape[:2]), args[3]) for args in layers] == [
+        ([4, 8], [2, 3, 3])
+    ] * CONFIG.n_layers
+    assert output.shape[:2] == (10, 3)
     torch.autograd.backward(pooled.sum())
     assert model.encoder.embedding.weight.grad is not None
+
+
+def test_gradients_are_those_of_chunks_run_one_after_the_other() -> None:
+    torch.manual_seed(2)
+    model = TextClassifier(CONFIG, 2, bptt=4, max_len=12).eval().double()
+    ids, lengths = draw_ids(3, 22), [22, 9, 5]
+    pooled, output = model.encode(ids, lengths)
+    names = [name for name, p in model.encoder.named_parameters() if p.requires_grad]
+    parameters = [p for p in model.encoder.parameters() if p.requires_grad]
+    weight = torch.randn(pooled.shape, dtype=torch.float64)
+    found = torch.autograd.grad((pooled * weight).sum(), parameters)
+    plan = chunks.plan_chunks(lengths, 22, 4, 12)
+    rows = plan.on_device(ids.device)
+    aligned = chunks.align_chunks(ids, rows, plan.chunks[-1][0].stop, CONFIG.pad_id)
+    state, outputs = None, []
+    for k, (columns, n_rows) in enumerate(plan.chunks):
+        state = resize_state(state, n_rows) if state else None
+        y, state = model.encoder(aligned[:n_rows, columns], state)
+        if k >= plan.first_kept:
+            outputs.append(nn.functional.pad(y, (0, 0, 0, 3 - n_rows)))
+    alone = torch.cat(outputs)
+    assert torch.allclose(output, alone, atol=1e-12)
+    pool = functional.concat_pool(alone.transpose(0, 1), rows.start, rows.end)[rows.place]
+    expected = torch.autograd.grad((pool * weight).sum(), parameters)
+    for name, a, b in zip(names, found, expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-12), name
 
 
 def test_without_gradients_chunks_run_together_and_give_the_same(

@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lstm_calls import SEED, Case, draw
+from lstm_chunk_calls import chunk_case, draw_chunks
+from lstm_chunk_calls import forward_arguments as chunk_arguments
 from torch import Tensor
 
 from ulmfit_fast import _ops, functional, reference
@@ -52,6 +54,12 @@ LSTM_CASES = [
     Case((1, 1, 1, 1), torch.float64, drop_p=0.0),
     Case((2, 3, 4, 5), torch.bfloat16, wide_c0=True, lengths="some", reverse=True),
     Case((2, 3, 4, 5), torch.float16),
+]
+
+CHUNK_CASES = [
+    chunk_case((1, 2), (3, 5, 4), torch.float32),
+    chunk_case((2,), (3, 5, 4), torch.bfloat16, wide_c0=True),
+    chunk_case((1, 1, 3), (2, 4, 5), torch.float64, layout="strided", bias=False, drop_p=0.0),
 ]
 
 #: Steps of the optimizer: everything optional there and not there.
@@ -149,6 +157,10 @@ def samples(op: str, with_grad: bool) -> list[tuple[object, ...]]:
             return [call.backward_arguments() for call in losses]
         at_once = [c.forward_arguments(True, True) for c in losses if c.case.reduction != "none"]
         return [*(call.forward_arguments() for call in losses), *at_once]
+    if op == "lstm_chunks_forward":
+        chunked = [(draw_chunks(case), case.rows) for case in CHUNK_CASES]
+        saving = [chunk_arguments(*call) for call in chunked]
+        return saving if with_grad else [*saving, chunk_arguments(*chunked[0], save=False)]
     calls = [draw(case) for case in LSTM_CASES]
     if op == "lstm_forward":
         saving = [call.forward_arguments() for call in calls]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,6 +40,7 @@ CUDA_KERNELS: dict[str, Callable[..., object]] = {"drop_connect": drop_connect.d
 TRITON_KERNELS: dict[str, Callable[..., object]] = {
     "lstm_forward": lstm.lstm_forward,
     "lstm_backward": lstm.lstm_backward,
+    "lstm_chunks_forward": partial(reference.by_chunks, lstm.lstm_forward),
     "layerwise_adamw_": layerwise_adamw.layerwise_adamw_,
     "linear_cross_entropy_forward": linear_cross_entropy.linear_cross_entropy_forward,
     "linear_cross_entropy_backward": linear_cross_entropy.linear_cross_entropy_backward,

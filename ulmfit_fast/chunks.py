@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 #: Tokens, padding included, of a call that several chunks share: what 64 rows of 72 tokens hold.
 JOINED_TOKENS = 64 * 72
@@ -164,6 +164,23 @@ def align_chunks(ids: Tensor, rows: RowTensors, width: int, pad_id: int) -> Tens
     inside = (source >= 0) & (source < rows.lengths[:, None])
     moved = ids[rows.order].gather(1, source.clamp(0, ids.shape[1] - 1))
     return moved.masked_fill(~inside, pad_id)
+
+
+def chunks_as_rows(aligned: Tensor, chunks: Sequence[Chunk], pad_id: int) -> Tensor:
+    """Return the chunks of an aligned batch side by side, as rows of one batch.
+
+    Args:
+        aligned: of align_chunks; int64, shape [B, width].
+        chunks: none narrower than the last, which is filled up.
+        pad_id: what fills it up.
+
+    Returns:
+        ids: the rows of the first chunk, then those of the second, ...; int64, shape [T, R].
+    """
+    parts = [aligned[:n_rows, columns].t() for columns, n_rows in chunks]
+    missing = len(parts[0]) - len(parts[-1])
+    parts[-1] = nn.functional.pad(parts[-1], (0, 0, 0, missing), value=pad_id)
+    return torch.cat(parts, dim=1)
 
 
 def stack_chunks(outputs: Sequence[Tensor], n_rows: int) -> Tensor:

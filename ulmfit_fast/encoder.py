@@ -7,14 +7,13 @@ State is an argument: a list with one (h, c) per layer, never hidden in the modu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ulmfit_fast import functional
 from ulmfit_fast.functional import State
 from ulmfit_fast.modules import EmbeddingDropout, VariationalDropout, WeightDroppedLSTM
 
@@ -114,32 +113,24 @@ class AWDLSTM(nn.Module):
         """Run the encoder; see the class for shapes."""
         return self.run(self.embedding(ids.t()), state)
 
-    def embed(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the input of run() for the ids of each chunk, [B, T] -> [T, B, E].
-
-        Each chunk has a word mask of its own, as if it were embedded alone. Where the table has a
-        gradient all are looked up at once, so that it is made once; else one after the other.
-        """
-        table = self.embedding
-        if len(chunks) == 1 or not (torch.is_grad_enabled() and table.weight.requires_grad):
-            for ids in chunks:
-                yield table(ids.t())
-            return
-        words = torch.cat([ids.t().flatten() for ids in chunks])
-        embedded = functional.embedding_dropout(words, table.weight, 0.0, None, table.padding_idx)
-        # torch.split, as its gradient is one torch.cat; that of a slice fills the rest with zeros.
-        parts = torch.split(embedded, [ids.numel() for ids in chunks])
-        for part, ids in zip(parts, chunks, strict=True):
-            x = part.view(*ids.t().shape, -1)
-            if self.training and table.drop_p > 0:
-                seed = functional.draw_seeds(1, x.device)
-                x = functional.word_dropout(x, ids.t(), len(table.weight), table.drop_p, seed)
-            yield x
-
     def run(
-        self, embedded: Tensor, state: EncoderState | None = None
+        self,
+        embedded: Tensor,
+        state: EncoderState | None = None,
+        chunk_rows: Sequence[int] | None = None,
     ) -> tuple[Tensor, EncoderState]:
-        """Run the layers over an embedded text [T, B, E]; see the class for the rest."""
+        """Run the layers over an embedded text.
+
+        Args:
+            embedded: shape [T, B, E].
+            state: of the rows, or None for zeros.
+            chunk_rows: rows of each chunk, where the B rows are the chunks of documents side by
+                side: see functional.lstm_chunks. State is then that of the last chunk's rows.
+
+        Returns:
+            output: of the last layer; shape [T, B, E].
+            state: detached.
+        """
         x = self.input_dropout(embedded)
         new_state = []
         for layer, rnn in enumerate(self.rnns):
@@ -149,7 +140,7 @@ class AWDLSTM(nn.Module):
             if state is not None:
                 h, c = state[layer]  # [B, H]
                 hx = h.unsqueeze(0), c.unsqueeze(0)
-            x, (h, c) = rnn(x, hx)
+            x, (h, c) = rnn(x, hx, chunk_rows=chunk_rows)
             new_state.append((h.detach().squeeze(0), c.detach().squeeze(0)))
         return x, new_state
 

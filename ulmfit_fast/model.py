@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ulmfit_fast import functional
-from ulmfit_fast.chunks import align_chunks, join_chunks, plan_chunks, stack_chunks
+from ulmfit_fast.chunks import (
+    Chunk,
+    align_chunks,
+    chunks_as_rows,
+    join_chunks,
+    plan_chunks,
+    stack_chunks,
+)
 from ulmfit_fast.encoder import (
     AWDLSTM,
     AWDLSTMConfig,
@@ -180,16 +187,38 @@ class TextClassifier(nn.Module):
             for columns, n_rows in join_chunks(plan.old):
                 state = resize_state(state, n_rows) if state else None
                 _, state = self.encoder(aligned[:n_rows, columns], state)
-        kept = plan.kept if torch.is_grad_enabled() else join_chunks(plan.kept)
-        outputs = []
-        for x in self.encoder.embed([aligned[:n_rows, columns] for columns, n_rows in kept]):
-            state = resize_state(state, x.shape[1]) if state else None
-            output, state = self.encoder.run(x, state)
-            outputs.append(output)
-        output = stack_chunks(outputs, len(ids))
+        if torch.is_grad_enabled():
+            output = self._run_chunks(aligned, plan.kept, state)
+        else:
+            output = self._run_joined(aligned, plan.kept, state)
         wide = output.to(torch.promote_types(output.dtype, torch.float32))
         pooled = functional.concat_pool(wide.transpose(0, 1), rows.start, rows.end)
         return pooled[rows.place], output
+
+    def _run_chunks(
+        self, aligned: Tensor, chunks: Sequence[Chunk], state: EncoderState | None
+    ) -> Tensor:
+        """Run chunks of bptt tokens as rows of one batch; shapes as in encode."""
+        ids = chunks_as_rows(aligned, chunks, self.config.pad_id)
+        rows = [n_rows for _, n_rows in chunks]
+        state = resize_state(state, rows[-1]) if state else None
+        embedded = self.encoder.embedding(ids)
+        output, _ = self.encoder.run(embedded, state, rows if len(rows) > 1 else None)
+        outputs = list(torch.split(output, rows, dim=1))
+        columns, _ = chunks[-1]
+        outputs[-1] = outputs[-1][: columns.stop - columns.start]
+        return stack_chunks(outputs, len(aligned))
+
+    def _run_joined(
+        self, aligned: Tensor, chunks: Sequence[Chunk], state: EncoderState | None
+    ) -> Tensor:
+        """Run chunks, neighbours joined, one after the other; shapes as in encode."""
+        outputs = []
+        for columns, n_rows in join_chunks(chunks):
+            state = resize_state(state, n_rows) if state else None
+            output, state = self.encoder(aligned[:n_rows, columns], state)
+            outputs.append(output)
+        return stack_chunks(outputs, len(aligned))
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Return the logits [B, C] of pooled documents [B, 3E]; autocast has no say in the head."""

@@ -93,9 +93,9 @@ struct LstmStepper {
   // One row, units u up to u + kUnits or H.
   ULMFIT_FAST_INLINE static void forward_cell(const LstmForwardParams& params, const LstmStep& step,
                                               int64_t b, int64_t u, const C* product) {
-    const int64_t B = params.B, H = params.H, left = H - u;
-    S* gates = sequence(params.gates, step.slot * B + b, 4 * H) + u;
-    S* y = sequence(params.y, step.t * B + b, H) + u;
+    const int64_t pitch = params.pitch, H = params.H, left = H - u;
+    S* gates = sequence(params.gates, step.slot * pitch + b, 4 * H) + u;
+    S* y = sequence(params.y, step.t * pitch + b, H) + u;
     C* state = static_cast<C*>(params.c) + b * H + u;
     E* h_next = static_cast<E*>(params.h[1 - step.parity]) + b * params.K + u;
     Vector<C> c = load_first<C>(state, left);
@@ -122,7 +122,7 @@ struct LstmStepper {
         for (int64_t gate = 0; gate < 4; ++gate) store_first(gates + gate * H, Vector<C>{}, left);
     }
     if (params.save) {
-      store_first(static_cast<C*>(params.cells) + (step.t * B + b) * H + u, c, left);
+      store_first(static_cast<C*>(params.cells) + (step.t * pitch + b) * H + u, c, left);
     }
   }
 

@@ -5,6 +5,6 @@ arguments and results mean stands in reference/, under the op's name.
 """
 
 from ulmfit_fast._ops.schemas import SCHEMAS  # noqa: I001  (schemas first: the others define on them)
-from ulmfit_fast._ops import layers, loss, lstm, optim
+from ulmfit_fast._ops import layers, loss, lstm, lstm_chunks, optim
 
-__all__ = ["SCHEMAS", "layers", "loss", "lstm", "optim"]
+__all__ = ["SCHEMAS", "layers", "loss", "lstm", "lstm_chunks", "optim"]

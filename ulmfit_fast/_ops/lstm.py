@@ -1,4 +1,4 @@
-"""Fakes and gradients of the LSTM's ops."""
+"""Fakes and gradients of the LSTM's ops for a sequence; those for chunks are in lstm_chunks.py."""
 
 from __future__ import annotations
 

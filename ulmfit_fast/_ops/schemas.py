@@ -40,6 +40,11 @@ SCHEMAS = {
         "Tensor? lengths, Tensor? seed, float drop_p, bool reverse, bool save) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
+    "lstm_chunks_forward": (
+        "(Tensor x, Tensor w_ih, Tensor w_hh, Tensor? bias, Tensor h0, Tensor c0, int[] rows, "
+        "Tensor? seed, float drop_p, bool save) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
     "lstm_backward": (
         "(Tensor dy, Tensor dh_n, Tensor dc_n, Tensor x, Tensor w_ih, Tensor w_hh, Tensor h0, "
         "Tensor c0, Tensor y, Tensor c, Tensor gates, Tensor? lengths, Tensor? seed, "

@@ -13,6 +13,7 @@ from ulmfit_fast.functional.layers import (
 )
 from ulmfit_fast.functional.loss import linear_cross_entropy
 from ulmfit_fast.functional.lstm import LSTM_DTYPES, LSTMWeights, State, check_lstm, lstm
+from ulmfit_fast.functional.lstm_chunks import lstm_chunks
 from ulmfit_fast.functional.masks import check_drop_p, check_seed, draw_seeds, drop_connect
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "embedding_dropout",
     "linear_cross_entropy",
     "lstm",
+    "lstm_chunks",
     "variational_dropout",
     "word_dropout",
 ]

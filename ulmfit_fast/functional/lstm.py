@@ -77,9 +77,13 @@ def check_lstm(
     weights: LSTMWeights,
     drop_p: float,
     seed: Tensor | None,
-    lengths: Tensor | None,
+    lengths: Tensor | None = None,
+    n_states: int | None = None,
 ) -> None:
-    """Raise ValueError naming the first argument of lstm that does not fit x and w_hh."""
+    """Raise ValueError naming the first argument of lstm that does not fit x and w_hh.
+
+    n_states: rows of the state, where they are not those of x.
+    """
     check_drop_p(drop_p)
     if x.dim() != 3 or x.shape[0] == 0 or x.shape[1] == 0:
         raise ValueError(f"x: expected shape [T, B, I] with T, B >= 1, found {list(x.shape)}")
@@ -104,8 +108,8 @@ def check_lstm(
         "w_hh": (weights[1], [4 * H, H]),
         "b_ih": (weights[2], [4 * H]),
         "b_hh": (weights[3], [4 * H]),
-        "h0": (state and state[0], [B, H]),
-        "c0": (state and state[1], [B, H]),
+        "h0": (state and state[0], [n_states or B, H]),
+        "c0": (state and state[1], [n_states or B, H]),
     }
     for name, (tensor, shape) in expected.items():
         if tensor is None:

@@ -15,6 +15,7 @@ from ulmfit_fast.reference.loss import (
     linear_cross_entropy_forward,
 )
 from ulmfit_fast.reference.lstm import lstm, lstm_backward, lstm_forward
+from ulmfit_fast.reference.lstm_chunks import by_chunks, lstm_chunks_forward
 from ulmfit_fast.reference.masks import (
     WORD,
     accumulation_dtype,
@@ -30,6 +31,7 @@ __all__ = [
     "accumulation_dtype",
     "activation_regularization",
     "activation_regularization_backward",
+    "by_chunks",
     "concat_pool",
     "concat_pool_backward",
     "drop_connect",
@@ -43,6 +45,7 @@ __all__ = [
     "linear_cross_entropy_forward",
     "lstm",
     "lstm_backward",
+    "lstm_chunks_forward",
     "lstm_forward",
     "philox4x32",
     "variational_dropout",

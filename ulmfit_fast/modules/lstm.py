@@ -1,7 +1,7 @@
-"""The layers of the AWD-LSTM: weight-dropped LSTM, embedding dropout, variational dropout.
+"""The weight-dropped LSTM of any depth, with the interface of nn.LSTM.
 
-Sizes: T time steps, B batch rows, I input features, H hidden units, L layers, D directions,
-E embedding size, V vocabulary. In eval() nothing is dropped and no random number is drawn.
+Sizes: T time steps, B batch rows, I input features, H hidden units, L layers, D directions. In
+eval() nothing is dropped and no random number is drawn.
 """
 
 from __future__ import annotations
@@ -128,6 +128,7 @@ class WeightDroppedLSTM(nn.Module):
         input: Tensor | PackedSequence,
         hx: State | None = None,
         lengths: Tensor | None = None,
+        chunk_rows: Sequence[int] | None = None,
     ) -> tuple[Tensor | PackedSequence, State]:
         """Run the layers over a batch, one sequence or a PackedSequence.
 
@@ -137,14 +138,20 @@ class WeightDroppedLSTM(nn.Module):
                 float32 beside 16-bit input.
             lengths: steps of each row of a padded batch, in 1..T; int64, shape [B]; None: all T.
                 Beyond its length a row's output is 0 and its state stands still.
+            chunk_rows: rows of each chunk, where the batch is the chunks of documents side by side,
+                each of which begins where the one before ended: see functional.lstm_chunks. B of hx
+                and of the state returned is that of the last chunk.
 
         Returns:
             output: h of the last layer, both directions side by side.
             state: h_n and c_n, shaped like hx, after each row's last step.
 
         Raises:
-            ValueError: a shape, dtype or device that does not fit; two kinds of lengths.
+            ValueError: a shape, dtype or device that does not fit; two kinds of lengths; chunks of
+                what is no batch, or in both directions.
         """
+        if chunk_rows is not None:
+            self._check_chunks(input, lengths)
         if isinstance(input, PackedSequence):
             return self._run_packed(input, hx, lengths)
         _check_shape(input, self.input_size, self.batch_first)
@@ -152,11 +159,22 @@ class WeightDroppedLSTM(nn.Module):
         x = input if batched else input.unsqueeze(1)
         if batched and self.batch_first:
             x = x.transpose(0, 1)
-        state = self._checked_state(hx, [x.shape[1]] if batched else [])
-        y, (h_n, c_n) = self._run(x, state, lengths)
+        n_states = chunk_rows[-1] if chunk_rows else x.shape[1]
+        state = self._checked_state(hx, [n_states] if batched else [])
+        y, (h_n, c_n) = self._run(x, state, lengths, chunk_rows)
         if not batched:
             return y.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
         return y.transpose(0, 1) if self.batch_first else y, (h_n, c_n)
+
+    def _check_chunks(self, input: Tensor | PackedSequence, lengths: Tensor | None) -> None:
+        """Raise ValueError unless the layers can run over chunks."""
+        if isinstance(input, PackedSequence) or input.dim() != 3 or lengths is not None:
+            raise ValueError("chunk_rows: expected beside a batch of three dimensions, no lengths")
+        if self.bidirectional:
+            raise ValueError(
+                "chunk_rows: a chunk cannot begin where the next one ends; "
+                "bidirectional layers have no chunks"
+            )
 
     def _run_packed(
         self, packed: PackedSequence, hx: State | None, lengths: Tensor | None
@@ -185,7 +203,13 @@ class WeightDroppedLSTM(nn.Module):
         h_0, c_0 = _check_state(hx, [len(self._weight_names()), *batch, self.hidden_size])
         return (h_0, c_0) if batch else (h_0.unsqueeze(1), c_0.unsqueeze(1))
 
-    def _run(self, x: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
+    def _run(
+        self,
+        x: Tensor,
+        state: State | None,
+        lengths: Tensor | None,
+        chunk_rows: Sequence[int] | None = None,
+    ) -> tuple[Tensor, State]:
         """Run the layers over x [T, B, I] in the dtype that autocast asks for."""
         weights = self.all_weights
         device_type = x.device.type
@@ -196,20 +220,26 @@ class WeightDroppedLSTM(nn.Module):
                     f"input: expected {weights[0][0].dtype} like the weights, found {x.dtype}; "
                     "convert one of them with .to()"
                 )
-            return self._run_layers(x, state, weights, lengths)
+            return self._run_layers(x, state, weights, lengths, chunk_rows)
         dtype = torch.get_autocast_dtype(device_type)
         if state is None:
-            h_0 = x.new_zeros(len(weights), x.shape[1], self.hidden_size)
+            n_states = chunk_rows[-1] if chunk_rows else x.shape[1]
+            h_0 = x.new_zeros(len(weights), n_states, self.hidden_size)
             state = h_0, h_0
         state = state[0].to(dtype), state[1].float()
         if weights[0][0].dtype != torch.float32:  # float32 is rounded by the kernels
             weights = [[weight.to(dtype) for weight in layer] for layer in weights]
         # Off inside: autocast also reaches a kernel's own products, which are meant to be float32.
         with torch.autocast(device_type, enabled=False):
-            return self._run_layers(x.to(dtype), state, weights, lengths)
+            return self._run_layers(x.to(dtype), state, weights, lengths, chunk_rows)
 
     def _run_layers(
-        self, x: Tensor, state: State | None, weights: list[list[Tensor]], lengths: Tensor | None
+        self,
+        x: Tensor,
+        state: State | None,
+        weights: list[list[Tensor]],
+        lengths: Tensor | None,
+        chunk_rows: Sequence[int] | None,
     ) -> tuple[Tensor, State]:
         """Run the layers over x [T, B, I] in its own dtype; state is None or each [L D, B, H]."""
         drop_p = self.drop_p if self.training else 0.0
@@ -223,15 +253,18 @@ class WeightDroppedLSTM(nn.Module):
             for k in range(layer * n_directions, (layer + 1) * n_directions):
                 w_ih, w_hh, *biases = weights[k]
                 b_ih, b_hh = biases or (None, None)
-                y, final = functional.lstm(
-                    x,
-                    None if state is None else (state[0][k], state[1][k]),
-                    (w_ih, w_hh, b_ih, b_hh),
-                    drop_p,
-                    None if seeds is None else seeds[k : k + 1],
-                    lengths,
-                    reverse=k % n_directions == 1,
-                )
+                of_layer = None if state is None else (state[0][k], state[1][k])
+                seed = None if seeds is None else seeds[k : k + 1]
+                weights_k = w_ih, w_hh, b_ih, b_hh
+                if chunk_rows is not None:
+                    y, final = functional.lstm_chunks(
+                        x, of_layer, weights_k, chunk_rows, drop_p, seed
+                    )
+                else:
+                    reverse = k % n_directions == 1
+                    y, final = functional.lstm(
+                        x, of_layer, weights_k, drop_p, seed, lengths, reverse
+                    )
                 ys.append(y)
                 finals.append(final)
             x = torch.cat(ys, dim=2) if self.bidirectional else ys[0]
@@ -280,68 +313,3 @@ def _check_state(hx: Sequence[Tensor], expected: list[int]) -> State:
         if list(tensor.shape) != expected:
             raise ValueError(f"hx: expected {name} of shape {expected}, found {list(tensor.shape)}")
     return hx[0], hx[1]
-
-
-class EmbeddingDropout(nn.Module):
-    """An embedding table that drops whole words, one draw per word and call.
-
-    Args:
-        vocab_size: rows of the table, V.
-        embed_size: columns of the table, E.
-        drop_p: chance that a word's embedding is zero in a whole call, in [0, 1).
-        padding_idx: row that gets no gradient from the look-up.
-
-    Shape: ids [*] int64 -> [*, E].
-    Source: Gal, Ghahramani 2016, arXiv:1512.05287.
-    """
-
-    def __init__(
-        self, vocab_size: int, embed_size: int, drop_p: float = 0.0, padding_idx: int | None = None
-    ) -> None:
-        super().__init__()
-        functional.check_drop_p(drop_p)
-        self.drop_p = drop_p
-        self.padding_idx = padding_idx
-        self.weight = nn.Parameter(torch.empty(vocab_size, embed_size))
-        nn.init.uniform_(self.weight, -0.1, 0.1)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Look up ids of any shape; returns [*ids.shape, E]."""
-        if self.training and self.drop_p > 0:
-            seed = functional.draw_seeds(1, ids.device)
-            return functional.embedding_dropout(
-                ids, self.weight, self.drop_p, seed, self.padding_idx
-            )
-        return functional.embedding_dropout(ids, self.weight, 0.0, None, self.padding_idx)
-
-    def extra_repr(self) -> str:
-        """Name the sizes in repr()."""
-        return f"{self.weight.shape[0]}, {self.weight.shape[1]}, drop_p={self.drop_p}"
-
-
-class VariationalDropout(nn.Module):
-    """Dropout with one draw per row and feature, the same at every time step.
-
-    Args:
-        drop_p: chance that a feature of a row is zero at every step, in [0, 1).
-
-    Shape: x [T, B, E] -> [T, B, E].
-    Source: Gal, Ghahramani 2016, arXiv:1512.05287.
-    """
-
-    def __init__(self, drop_p: float = 0.0) -> None:
-        super().__init__()
-        functional.check_drop_p(drop_p)
-        self.drop_p = drop_p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop features of x [T, B, E]; the identity in eval()."""
-        if self.training and self.drop_p > 0:
-            return functional.variational_dropout(
-                x, self.drop_p, functional.draw_seeds(1, x.device)
-            )
-        return x
-
-    def extra_repr(self) -> str:
-        """Name the rate in repr()."""
-        return f"drop_p={self.drop_p}"
