@@ -24,12 +24,19 @@ struct LstmStepper {
     return static_cast<S*>(base) + index * size;
   }
 
+  // Every second step goes through a thread's panels backwards: those that the step before read last
+  // are still in its cache, where a weight larger than that, read in a circle, would find none.
+  static int64_t in_turns(const LstmStep& step, int64_t first, int64_t last, int64_t i) {
+    return step.parity == 0 ? i : first + last - 1 - i;
+  }
+
   static void forward(const LstmForwardParams& params, const LstmStep& step, int64_t first,
                       int64_t last) {
     [[maybe_unused]] const typename Product<Operand>::Scope scope;
     const E* h = static_cast<const E*>(params.h[step.parity]);
     alignas(64) C out[kMaxRows * kWidth];
-    for (int64_t task = first; task < last; ++task) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t task = in_turns(step, first, last, i);
       const int64_t panel = task / params.grid.n_chunks, chunk = task % params.grid.n_chunks;
       const int64_t row = chunk * params.grid.chunk_rows;
       const int64_t n = std::min(params.grid.chunk_rows, params.B - row);
@@ -135,7 +142,8 @@ struct LstmStepper {
       da = sequence(params.dgates, step.before * B, K);  // what was stored is what is multiplied
     }
     alignas(64) C out[kMaxRows * kWidth];
-    for (int64_t task = first; task < last; ++task) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t task = in_turns(step, first, last, i);
       const int64_t panel = task / params.grid.n_chunks, chunk = task % params.grid.n_chunks;
       const int64_t row = chunk * params.grid.chunk_rows;
       const int64_t n = std::min(params.grid.chunk_rows, B - row);
