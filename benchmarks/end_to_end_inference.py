@@ -24,13 +24,13 @@ LABELS = [f"class {i}" for i in range(6)]
 def label_ours(model: Any, stack: ExitStack) -> None:
     """Label the modules of our encoder and head, and the pooling."""
     encoder = model.encoder
-    models.label_modules(list(encoder.rnns), "LSTM", stack)
+    for name in ("lstm", "lstm_chunks"):  # not the modules: predictions run a copy of them
+        models.labelled(functional, name, "LSTM", stack)
     dropouts = [encoder.input_dropout, encoder.hidden_dropout]
     if hasattr(model, "output_dropout"):
         dropouts.append(model.output_dropout)
     models.label_modules(dropouts, "embedding and dropouts", stack)
-    for name in ("embedding_dropout", "word_dropout"):
-        models.labelled(functional, name, "embedding and dropouts", stack)
+    models.labelled(functional, "embedding_dropout", "embedding and dropouts", stack)
     if hasattr(model, "head"):
         models.label_modules([model.head], "pooling and head", stack)
         models.labelled(functional, "concat_pool", "pooling and head", stack)

@@ -233,13 +233,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = turns.parser("Time whole training steps and predictions in turns.")
     parser.set_defaults(rounds=ROUNDS)
     names = [case.name for case in CASES]
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="CASE")
+    help_only = f"some of {', '.join(names)}; the file written then names them"
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, metavar="CASE", help=help_only
+    )
     for name, what in zip(FILES, ("text", "csv with label and text", "TREC's lines"), strict=True):
-        parser.add_argument(f"--{name}", type=Path, help=f"{what}, plain or .xz")
+        parser.add_argument(f"--{name}", type=Path, help=f"{what}, .xz or not; else drawn ids")
     parser.add_argument("--weigh", nargs=2, metavar=("IMPL", "DTYPE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.rounds < 2:
         parser.error("--rounds: at least 2, as the two halves of a case are compared")
+    for name in FILES:
+        file = getattr(options, name)
+        if file is not None and not file.is_file():
+            parser.error(f"--{name}: {file} is not a file")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU")
     machine.use_whole_float32()
     warnings.filterwarnings("ignore", module="fast|torch")
     if options.weigh:
@@ -248,7 +257,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(f"{found}\n")
         return 0
     record = compare(options)
-    turns.finish(record, lines(record), CASE, options)
+    # A part of the cases must not take the place of all of them.
+    part = "" if set(options.only) == set(names) else "-of-" + "-".join(options.only)
+    turns.finish(record, lines(record), CASE + part, options)
     return 0
 
 

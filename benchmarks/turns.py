@@ -81,15 +81,19 @@ def parser(description: str) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=description)
     found.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     found.add_argument("--quick", action="store_true", help="tiny sizes; write nothing")
-    found.add_argument("--results", type=Path, default=machine.ROOT / "benchmarks" / "results")
-    found.add_argument("--rounds", type=int, default=15)
+    results = machine.ROOT / "benchmarks" / "results"
+    found.add_argument("--results", type=Path, default=results, help="folder to write into")
+    found.add_argument("--rounds", type=int, default=15, help="at least 2")
     return found
 
 
 def finish(
     record: Mapping[str, Any], lines: Sequence[str], case: str, options: argparse.Namespace
 ) -> None:
-    """Print the lines of a record, and write it into the folder of results unless it was quick."""
+    """Print the lines of a record, and write it into the folder of results unless it was quick.
+
+    The file of a case replaces that of an earlier run on the same day.
+    """
     sys.stdout.write("\n".join(lines) + "\n")
     if options.quick:
         return
@@ -97,3 +101,4 @@ def finish(
     options.results.mkdir(parents=True, exist_ok=True)
     file = options.results / f"{case}--{machine.slug(options.device)}--{today}.json"
     file.write_text(json.dumps(record, indent=2) + "\n")
+    sys.stdout.write(f"written: {file}\n")

@@ -30,34 +30,15 @@ def test_embedding_dropout_equals_the_reference(V: int, E: int, drop_p: float, s
     assert relative_error(d_found, d_expected) < 1e-6
 
 
-@settings(derandomize=True, max_examples=40, deadline=None)
-@given(
-    st.integers(1, 40),
-    st.integers(1, 9),
-    st.floats(0.0, 0.99),
-    st.integers(-(2**63), 2**63 - 1),
-    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
-)
-def test_word_dropout_after_a_look_up_is_embedding_dropout(
-    V: int, E: int, drop_p: float, seed: int, dtype: torch.dtype
-) -> None:
-    weight = torch.randn(V, E, dtype=dtype, requires_grad=True)
-    ids = torch.randint(0, V, (3, 5))
-    expected = functional.embedding_dropout(ids, weight, drop_p, torch.tensor(seed))
-    embedded = functional.embedding_dropout(ids, weight, 0.0, None)
-    found = functional.word_dropout(embedded, ids, V, drop_p, torch.tensor(seed))
-    assert found.dtype == dtype
-    assert torch.equal(found, expected)
-    (d_found,) = torch.autograd.grad(found.sum(), weight)
-    (d_expected,) = torch.autograd.grad(expected.sum(), weight)
-    # Equal terms, added up before or after they are multiplied, and rounded.
-    assert relative_error(d_found, d_expected) <= 8 * torch.finfo(dtype).eps
-
-
 def test_variational_dropout_equals_the_reference() -> None:
     x = torch.randn(7, 3, 10)
     expected = reference.variational_dropout(x, 0.3, SEED)
     assert torch.equal(functional.variational_dropout(x, 0.3, SEED), expected)
+
+
+def test_variational_dropout_of_nothing_is_the_input() -> None:
+    x = torch.randn(7, 3, 10)
+    assert functional.variational_dropout(x, 0.0, None) is x
 
 
 def test_seeds_follow_manual_seed() -> None:
@@ -71,14 +52,21 @@ def test_seeds_follow_manual_seed() -> None:
 W = torch.randn(4, 3)
 IDS = torch.tensor([0, 3])
 BAD_CALLS = {
-    "embedded: expected shape [2, 'E'] beside ids, found [4, 3]": (
-        lambda: functional.word_dropout(W, IDS, 4, 0.5, SEED)
-    ),
     "ids: expected 0..2, one for each row of the table; found 3 at [1]": (
-        lambda: functional.word_dropout(W[:2], IDS, 3, 0.5, SEED)
+        lambda: functional.embedding_dropout(IDS, W[:3], 0.5, SEED)
     ),
-    "drop_p: expected a chance in [0, 1), found 1.5": (
-        lambda: functional.word_dropout(W[:2], IDS, 4, 1.5, SEED)
+    "ids: expected int64, found torch.int32; call ids.long()": (
+        lambda: functional.embedding_dropout(IDS.int(), W, 0.5, SEED)
+    ),
+    "found NoneType; functional.draw_seeds(1, device) makes one": (
+        lambda: functional.embedding_dropout(IDS, W, 0.5, None)
+    ),
+    "found int; torch.tensor(7) makes one": lambda: functional.drop_connect(W, 0.5, 7),  # type: ignore[arg-type]
+    "start, end: expected 0 <= start < end <= 3, found 1 and 4 in row 0": (
+        lambda: functional.concat_pool(W[None, :3], torch.tensor([1]), torch.tensor([4]))
+    ),
+    "start: expected int64, found torch.int32; call .long()": (
+        lambda: functional.concat_pool(W[None], torch.tensor([1]).int(), torch.tensor([4]))
     ),
     "drop_p: expected a chance in [0, 1), found 1.0": lambda: functional.drop_connect(W, 1.0, SEED),
     "drop_p: expected a chance in [0, 1), found -0.1": lambda: functional.drop_connect(

@@ -171,6 +171,15 @@ def test_a_second_derivative_is_refused() -> None:
         dx.sum().backward()
 
 
+def test_a_gradient_that_is_part_of_a_loss_is_not_taken_for_a_constant() -> None:
+    hidden, weight = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    loss = functional.linear_cross_entropy(hidden, weight, None, torch.tensor([0, 1, 2, 3]))
+    (gradient,) = torch.autograd.grad(loss, hidden, create_graph=True)
+    assert gradient.requires_grad
+    with pytest.raises(NotImplementedError, match=r"reference\.linear_cross_entropy"):
+        torch.autograd.grad(loss + gradient.pow(2).sum(), weight)
+
+
 def test_autocast_multiplies_in_16_bits_and_returns_float32() -> None:
     x = torch.randn(20, 8, requires_grad=True)
     w, t = torch.randn(30, 8, requires_grad=True), torch.randint(0, 30, (20,))

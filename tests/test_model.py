@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -313,3 +314,35 @@ def test_rows_without_tokens_and_misfit_lengths_are_refused() -> None:
         model(ids)
     with pytest.raises(ValueError, match="expected 2, one for each row of ids, found 1"):
         model(ids, [4])
+
+
+@pytest.mark.parametrize("bptt", [3, 72])
+def test_token_outside_the_vocabulary_is_named_by_row_and_position(bptt: int) -> None:
+    ids = draw_ids(3, 8)
+    targets = ids.clone()
+    ids[2, 6] = 777
+    expected = f"expected 0..{CONFIG.vocab_size - 1}, one for each row of the table; found 777"
+    language_model = LanguageModel(CONFIG)
+    classifier = TextClassifier(CONFIG, 2, bptt=bptt)
+    for name, call in {
+        "ids": lambda: language_model(ids),
+        "ids ": lambda: language_model.loss(ids, targets),
+        "ids  ": lambda: classifier(ids, [8, 8, 8]),
+        "targets": lambda: language_model.loss(targets, ids),
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(f"{name.strip()}: {expected} at [2, 6]")):
+            call()
+    with pytest.raises(ValueError, match=re.escape("targets: expected shape [3, 8] like ids")):
+        language_model.loss(targets, targets[:, :3])
+
+
+def test_targets_that_do_not_count_may_be_minus_100() -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(DRY)
+    ids = draw_ids(2, 6)
+    targets = ids.clone()
+    targets[:, 3:] = -100
+    parts, _ = model.loss(ids, targets)
+    logits, _ = model(ids)
+    expected = nn.functional.cross_entropy(logits[:, :3].flatten(0, 1), targets[:, :3].flatten())
+    assert torch.allclose(parts.total, expected)

@@ -172,3 +172,9 @@ def test_an_id_outside_of_the_vocabulary_is_named(
     ids[position] = wrong
     with pytest.raises(InputError, match=message):
         check_ids(Corpus(ids, offsets), 9)
+
+
+def test_one_string_is_no_list_of_texts(tokenizer: Tokenizer) -> None:
+    for call in (lambda: Corpus.build("a text", tokenizer), lambda: train_tokenizer("a text")):
+        with pytest.raises(InputError, match=r"found one string; write \['a text'\]"):
+            call()

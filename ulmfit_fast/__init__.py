@@ -26,11 +26,16 @@ _HOME = {
     "read_table": "ulmfit_fast.text",
 }
 
-__all__ = ["__version__", *_HOME]
+#: Parts that are used by their own names, such as ulmfit_fast.functional.lstm.
+_PARTS = ("functional", "modules", "optim", "reference", "text")
+
+__all__ = ["__version__", *_HOME, *_PARTS]
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name from its module."""
+    """Load a public name from its module, or a part of the package."""
+    if name in _PARTS:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

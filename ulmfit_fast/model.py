@@ -76,27 +76,41 @@ class LanguageModel(nn.Module):
         self, ids: Tensor, state: EncoderState | None = None
     ) -> tuple[Tensor, EncoderState]:
         """Return the logits of every next token; see the class for shapes."""
+        functional.check_ids(ids, self.config.vocab_size)
         raw, state = self.encoder(ids, state)
         hidden = self.output_dropout(raw).transpose(0, 1)
         logits = nn.functional.linear(hidden, self.encoder.embedding.weight, self.decoder_bias)
         return logits, state
 
     def loss(
-        self, ids: Tensor, targets: Tensor, state: EncoderState | None, alpha: float, beta: float
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        state: EncoderState | None = None,
+        alpha: float = 0.0,
+        beta: float = 0.0,
     ) -> tuple[LossParts, EncoderState]:
         """Return the loss of predicting targets [B, T] from ids [B, T], and the next state.
 
         Args:
             ids: tokens; int64, shape [B, T].
-            targets: the token after each; int64, shape [B, T].
+            targets: the token after each, -100 where it does not count; int64, shape [B, T].
             state: state of the rows, or None for zeros.
-            alpha: weight of the activation regularisation.
-            beta: weight of the temporal regularisation.
+            alpha: weight of the activation regularisation; 2 in AWD-LSTM and fastai.
+            beta: weight of the temporal regularisation; 1 there.
 
         Returns:
             loss: parts, mean over tokens in nats.
             state: detached state after the last token.
+
+        Raises:
+            ValueError: targets of another shape than ids, or a token outside the vocabulary.
         """
+        functional.check_ids(ids, self.config.vocab_size)
+        if targets.shape != ids.shape:
+            expected = f"expected shape {list(ids.shape)} like ids"
+            raise ValueError(f"targets: {expected}, found {list(targets.shape)}")
+        functional.check_ids(targets, self.config.vocab_size, "targets", ignore=-100)
         raw, state = self.encoder(ids, state)
         drop_p = self.output_dropout.drop_p if self.training else 0.0
         seed = functional.draw_seeds(1, raw.device) if drop_p > 0 else None
@@ -136,7 +150,7 @@ class TextClassifier(nn.Module):
         hidden_size: units of the head's hidden layer.
 
     Shape: ids [B, T] int64 padded at the end, lengths [B] -> logits [B, C].
-    Raises: ValueError if a row has no token, or lengths do not fit ids.
+    Raises: ValueError if a row has no token, lengths do not fit ids, or a token is outside V.
     Source: Howard, Ruder 2018, arXiv:1801.06146, section 3.3; layout of fastai 2.8.
     """
 
@@ -176,6 +190,7 @@ class TextClassifier(nn.Module):
             pooled: [last, max, mean] of each row, float32 or wider; shape [B, 3E].
             output: of the encoder, kept chunks, longest row first, 0 before a row; [T', B, E].
         """
+        functional.check_ids(ids, self.config.vocab_size)
         plan = plan_chunks(lengths, ids.shape[1], self.bptt, self.max_len)
         if len(plan.order) != len(ids):
             expected = f"expected {len(ids)}, one for each row of ids"
@@ -232,7 +247,12 @@ class TextClassifier(nn.Module):
         return self.classify(pooled)
 
     def loss(
-        self, ids: Tensor, lengths: Tensor, labels: Tensor, alpha: float, beta: float
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        labels: Tensor,
+        alpha: float = 0.0,
+        beta: float = 0.0,
     ) -> tuple[LossParts, Tensor]:
         """Return the loss of predicting labels [B], and the logits [B, C].
 

@@ -59,7 +59,7 @@ def _forward_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     ctx.mark_non_differentiable(lse, dx, dw, db)
     ctx.at_once = need_dx or need_dw
     if ctx.at_once:
-        ctx.save_for_backward(dx, dw, db)
+        ctx.save_for_backward(dx, dw, db, hidden, weight, bias)
     else:
         ctx.save_for_backward(hidden, weight, bias, targets, lse)
 
@@ -75,9 +75,14 @@ def _is_one(grad: Tensor) -> bool:
 def _forward_gradient(ctx: Any, grad: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
     need_x, need_w, need_b = ctx.needs_input_grad[:3]
     if ctx.at_once:
-        gradients = ctx.saved_tensors
+        *gradients, hidden, weight, bias = ctx.saved_tensors
         if not _is_one(grad):
-            gradients = tuple(g * grad.to(g.dtype) for g in gradients)
+            gradients = [g * grad.to(g.dtype) for g in gradients]
+        if torch.is_grad_enabled():  # with create_graph=True: they would pass for constants
+            gradients = [
+                _Once.apply(g, hidden, weight, bias)  # type: ignore[no-untyped-call]
+                for g in gradients
+            ]
     else:
         hidden, weight, bias, targets, lse = ctx.saved_tensors
         gradients = torch.ops.ulmfit_fast.linear_cross_entropy_backward(
@@ -85,6 +90,20 @@ def _forward_gradient(ctx: Any, grad: Tensor, *rest: Any) -> tuple[Tensor | None
         )
     wanted = (g if n else None for g, n in zip(gradients, (need_x, need_w, need_b), strict=True))
     return *wanted, *[None] * 6
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that was made with the loss, which depends on what the loss depends on."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *of: Tensor | None) -> Tensor:
+        """Return the gradient as it is."""
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """Raise: there is no second derivative."""
+        return _backward_gradient(ctx, *grads)
 
 
 def _backward_gradient(ctx: Any, *grads: Tensor) -> None:

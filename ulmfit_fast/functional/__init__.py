@@ -6,10 +6,10 @@ from PyTorch's generator of the device, so torch.manual_seed fixes every mask.
 
 from ulmfit_fast.functional.layers import (
     activation_regularization,
+    check_ids,
     concat_pool,
     embedding_dropout,
     variational_dropout,
-    word_dropout,
 )
 from ulmfit_fast.functional.loss import linear_cross_entropy
 from ulmfit_fast.functional.lstm import LSTM_DTYPES, LSTMWeights, State, check_lstm, lstm
@@ -22,6 +22,7 @@ __all__ = [
     "State",
     "activation_regularization",
     "check_drop_p",
+    "check_ids",
     "check_lstm",
     "check_seed",
     "concat_pool",
@@ -32,5 +33,4 @@ __all__ = [
     "lstm",
     "lstm_chunks",
     "variational_dropout",
-    "word_dropout",
 ]

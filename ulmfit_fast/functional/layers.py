@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ulmfit_fast import _native
 from ulmfit_fast.functional.masks import check_drop_p, check_seed
-from ulmfit_fast.reference import accumulation_dtype
 
 
 def embedding_dropout(
@@ -33,7 +32,8 @@ def embedding_dropout(
         embedded: shape [*ids.shape, E].
 
     Raises:
-        ValueError: drop_p outside [0, 1), a missing seed, or an id that the table has no row for.
+        ValueError: drop_p outside [0, 1), a missing seed, ids that are not int64, or one that the
+            table has no row for.
 
     Numbers: the gradient's sums are float32 or wider, in a fixed order.
     Source: Gal, Ghahramani 2016, arXiv:1512.05287; specification in reference.embedding_dropout.
@@ -41,8 +41,7 @@ def embedding_dropout(
     check_drop_p(drop_p)
     if drop_p > 0:
         check_seed(seed, "weight", weight.device)
-    if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
-        _check_ids(ids, len(weight))
+    check_ids(ids, len(weight))
     _native.require_kernel("embedding_dropout", weight.device)
     embedded: Tensor = torch.ops.ulmfit_fast.embedding_dropout(
         ids, weight, drop_p, seed if drop_p > 0 else None, padding_idx
@@ -50,56 +49,24 @@ def embedding_dropout(
     return embedded
 
 
-def word_dropout(
-    embedded: Tensor, ids: Tensor, n_words: int, drop_p: float, seed: Tensor
-) -> Tensor:
-    """Drop the words that embedding_dropout would have dropped in looking them up.
-
-    Equivalent to: embedding_dropout(ids, weight, drop_p, seed), embedded = F.embedding(ids, weight)
-
-    For a look-up that several masks share: its gradient is then made once for all of them.
-
-    Args:
-        embedded: embeddings of ids; shape [*ids.shape, E].
-        ids: token ids, any shape, int64; checked as by embedding_dropout.
-        n_words: rows of the table, V.
-        drop_p: chance that a word's embedding is zero in this whole call, in [0, 1).
-        seed: int64 tensor with one element, on embedded's device.
-
-    Returns:
-        dropped: zeros, of either sign, where a word is dropped; shape [*ids.shape, E].
-
-    Raises:
-        ValueError: shapes that do not fit, drop_p outside [0, 1), a missing seed, or an id that
-            is not below n_words.
-
-    Numbers: the same values as embedding_dropout's. The gradient is 0 where a word is dropped.
-    """
-    if embedded.shape[:-1] != ids.shape:
-        expected = f"expected shape {[*ids.shape, 'E']} beside ids"
-        raise ValueError(f"embedded: {expected}, found {list(embedded.shape)}")
-    # A table of ones gives the factors: 0, or 1 / (1 - drop_p), float32 or wider as in the op.
-    ones = embedded.new_ones(n_words, 1, dtype=accumulation_dtype(embedded.dtype))
-    factors = embedding_dropout(ids, ones, drop_p, seed)
-    return (embedded * factors).to(embedded.dtype)
-
-
-def variational_dropout(x: Tensor, drop_p: float, seed: Tensor) -> Tensor:
+def variational_dropout(x: Tensor, drop_p: float, seed: Tensor | None) -> Tensor:
     """Drop features with one draw per row for all time steps.
 
     Args:
         x: shape [T, B, E].
         drop_p: chance that a feature of a row is zero at every step, in [0, 1).
-        seed: int64 tensor with one element, on x's device.
+        seed: int64 tensor with one element, on x's device; None only where drop_p is 0.
 
     Returns:
-        dropped: shape [T, B, E].
+        dropped: shape [T, B, E]; x itself where drop_p is 0.
 
     Raises:
-        ValueError: x is not [T, B, E], or drop_p outside [0, 1).
+        ValueError: x is not [T, B, E], drop_p outside [0, 1), or a missing seed.
     """
     _check_sequence(x)
     check_drop_p(drop_p)
+    if drop_p == 0:
+        return x
     check_seed(seed, "x", x.device)
     _native.require_kernel("variational_dropout", x.device)
     dropped: Tensor = torch.ops.ulmfit_fast.variational_dropout(x, drop_p, seed)
@@ -150,7 +117,8 @@ def concat_pool(output: Tensor, start: Tensor, end: Tensor) -> Tensor:
         pooled: last, max, mean in this order; shape [B, 3E].
 
     Raises:
-        ValueError: output is not [B, T, E], or start and end are not [B].
+        ValueError: output is not [B, T, E], or start and end are not int64 tensors of shape [B]
+            with, where it can be seen, such values.
 
     Numbers: sums in float32 or wider; the gradient of the largest goes to its first position.
     """
@@ -160,6 +128,15 @@ def concat_pool(output: Tensor, start: Tensor, end: Tensor) -> Tensor:
         if positions.shape != output.shape[:1]:
             found = f"found {list(positions.shape)}"
             raise ValueError(f"{name}: expected shape [{len(output)}], {found}")
+        if positions.dtype != torch.int64:
+            raise ValueError(f"{name}: expected int64, found {positions.dtype}; call .long()")
+    seen = {start.device.type, end.device.type} == {"cpu"}
+    if seen and not torch.compiler.is_compiling():
+        wrong = ((start < 0) | (start >= end) | (end > output.shape[1])).nonzero()
+        if len(wrong):
+            row = int(wrong[0])
+            found = f"found {int(start[row])} and {int(end[row])} in row {row}"
+            raise ValueError(f"start, end: expected 0 <= start < end <= {output.shape[1]}, {found}")
     _native.require_kernel("concat_pool", output.device)
     pooled: Tensor = torch.ops.ulmfit_fast.concat_pool(output, start, end)[0]
     return pooled
@@ -171,10 +148,24 @@ def _check_sequence(x: Tensor) -> None:
         raise ValueError(f"x: expected shape [T, B, E], found {list(x.shape)}")
 
 
-def _check_ids(ids: Tensor, n_rows: int) -> None:
-    """Raise ValueError naming the first id that a table of n_rows has no row for."""
+def check_ids(ids: Tensor, n_rows: int, name: str = "ids", ignore: int | None = None) -> None:
+    """Raise ValueError naming the first id that a table of n_rows has no row for, and its place.
+
+    Only on a CPU, and not in a trace: elsewhere looking would wait.
+    """
+    if ids.dtype != torch.int64:
+        raise ValueError(f"{name}: expected int64, found {ids.dtype}; call {name}.long()")
+    if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
+        return
     low, high = (int(value) for value in ids.aminmax())
-    if low < 0 or high >= n_rows:
-        place = ((ids < 0) | (ids >= n_rows)).nonzero()[0].tolist()
+    if low >= 0 and high < n_rows:
+        return
+    wrong = (ids < 0) | (ids >= n_rows)
+    if ignore is not None:
+        wrong &= ids != ignore
+    if bool(wrong.any()):
+        place = wrong.nonzero()[0].tolist()
         found = f"found {int(ids[tuple(place)])} at {place}"
-        raise ValueError(f"ids: expected 0..{n_rows - 1}, one for each row of the table; {found}")
+        raise ValueError(
+            f"{name}: expected 0..{n_rows - 1}, one for each row of the table; {found}"
+        )

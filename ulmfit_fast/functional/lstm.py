@@ -102,7 +102,18 @@ def check_lstm(
     if weights[1].dim() != 2 or weights[1].shape[1] == 0:
         found = list(weights[1].shape)
         raise ValueError(f"w_hh: expected shape [4H, H] with H >= 1, found {found}")
-    (T, B, I), H = x.shape, weights[1].shape[1]
+    _check_fit(x, state, weights, n_states)
+    if seed is not None:
+        check_seed(seed, "x", x.device)
+    elif drop_p > 0:
+        raise ValueError(f"seed: a tensor is needed where drop_p is {drop_p}")
+    if lengths is not None:
+        check_lengths(lengths, x.shape[0], x.shape[1], x.device)
+
+
+def _check_fit(x: Tensor, state: State | None, weights: LSTMWeights, n_states: int | None) -> None:
+    """Raise ValueError naming the first tensor whose shape, device or dtype does not fit x."""
+    (_, B, I), H = x.shape, weights[1].shape[1]
     expected: dict[str, tuple[Tensor | None, list[int]]] = {
         "w_ih": (weights[0], [4 * H, I]),
         "w_hh": (weights[1], [4 * H, H]),
@@ -126,12 +137,6 @@ def check_lstm(
             like = ("w_ih", weights[0].dtype)
         if tensor.dtype != like[1] and not (name == "c0" and tensor.dtype == wide):
             raise ValueError(f"{name}: expected {like[1]} like {like[0]}, found {tensor.dtype}")
-    if seed is not None:
-        check_seed(seed, "x", x.device)
-    elif drop_p > 0:
-        raise ValueError(f"seed: a tensor is needed where drop_p is {drop_p}")
-    if lengths is not None:
-        check_lengths(lengths, T, B, x.device)
 
 
 def check_lengths(lengths: Tensor, T: int, B: int, device: torch.device) -> None:

@@ -50,7 +50,9 @@ def check_drop_p(drop_p: float) -> None:
 def check_seed(seed: object, beside: str, device: torch.device) -> None:
     """Raise ValueError unless seed is an int64 tensor with one element on a device."""
     if not isinstance(seed, Tensor):
-        found = f"found {type(seed).__name__}; torch.tensor({seed!r}) makes one"
+        draw = "functional.draw_seeds(1, device)"
+        maker = f"torch.tensor({seed})" if isinstance(seed, int) else draw
+        found = f"found {type(seed).__name__}; {maker} makes one"
         raise ValueError(f"seed: expected an int64 tensor with one element, {found}")
     if seed.dtype != torch.int64 or seed.numel() != 1:
         found = f"{seed.dtype} {list(seed.shape)}"

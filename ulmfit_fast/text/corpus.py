@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from .messages import Ids, unpack_ids
 from .tokenizer import Tokenizer
-from .vocab import Progress
+from .vocab import Progress, check_texts
 from .workers import work_on
 
 FORMAT_VERSION = 2
@@ -75,7 +75,11 @@ class Corpus:
             processes: that encode; None takes one for each core. Little text (4 M characters) is
                 encoded in this process. The result is the same.
             progress: told (texts done, texts) while texts are encoded.
+
+        Raises:
+            InputError: texts is one string.
         """
+        check_texts(texts)
         encoded = _encode(texts, tokenizer, processes, progress)
         if cache_dir is None:
             return cls._in_memory(list(encoded))

@@ -25,7 +25,7 @@ from ..errors import InputError
 from .messages import Ids
 from .rules import BOS, BOS_ID, PAD, PAD_ID, RULES_VERSION, SPECIALS, UNK, UNK_ID, apply_rules
 from .segment import REMEMBERED, chunks_of, cut_chunk
-from .vocab import FAKE, MOST_WORDS, Progress, count_words, make_vocab
+from .vocab import FAKE, MOST_WORDS, Progress, check_texts, count_words, make_vocab
 
 FORMAT = "ulmfit_fast.tokenizer"
 FORMAT_VERSION = 1
@@ -153,8 +153,10 @@ def train_tokenizer(
         progress: told (texts done, texts) on the way.
 
     Raises:
-        InputError: kind is neither, max_vocab is below 32, or there is no word in texts.
+        InputError: kind is neither, max_vocab is below 32, texts is one string, or there is no word
+            in texts.
     """
+    check_texts(texts)
     if max_vocab < 32:
         raise InputError(f"max_vocab is {max_vocab}: a vocabulary needs at least 32 tokens")
     if kind == "word":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sized
 
+from ..errors import InputError
 from .messages import unpack_counts
 from .rules import SPECIALS, apply_rules
 from .segment import chunks_of, cut_chunk
@@ -18,6 +19,13 @@ MOST_WORDS = 1_000_000
 
 Progress = Callable[[int, int], None]
 """Told how many texts are done, and of how many (0 where that is not known)."""
+
+
+def check_texts(texts: Iterable[str]) -> None:
+    """Raise InputError for one string, whose characters would pass for texts."""
+    if isinstance(texts, str):
+        found = f"found one string; write [{texts[:20]!r}]"
+        raise InputError(f"texts: expected a list of texts, {found}")
 
 
 def count_block(texts: Iterable[str]) -> Counter[str]:

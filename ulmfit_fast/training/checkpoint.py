@@ -114,11 +114,12 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Tokenizer
 def advice(path: Path) -> str:
     """Say which folder was probably meant."""
     inner = [name for name in ("model", "language_model") if (path / name / "config.json").exists()]
-    return (
-        f"did you mean {path / inner[0]}?"
-        if inner
-        else "give a folder that train or pretrain wrote"
-    )
+    if not inner:
+        return "give a folder that train or pretrain wrote"
+    if inner == ["language_model"]:
+        what = f"a language model; to classify, train with --base {path}"
+        return f"did you mean {path / inner[0]} ({what})?"
+    return f"did you mean {path / inner[0]}?"
 
 
 def read_json(path: Path) -> dict[str, Any]:
