@@ -49,7 +49,7 @@ test: $(BUILT)
 	@$(BIN)/python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('fastai') is None)" \
 	    || echo "left out: comparisons with fastai (to add them: $(BIN)/pip install -r requirements/peers.txt)"
 	@command -v nvcc > /dev/null || echo "left out: compilation of the CUDA sources (no nvcc)"
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=worksteal $(PYTEST_ARGS)
 
 lint: $(BUILT)
 	$(BIN)/ruff check

@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 MOST_INSTRUCTION_SETS = 5
 # The tensors here are small: a second thread would mostly wait for the first.
 torch.set_num_threads(1)
+# A pytest that a test starts, as the benchmarks do, is no worker of the one that started it.
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+    del os.environ[name]
 # Triton decides between compiler and interpreter when it is imported, as torch._dynamo does.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -67,7 +67,7 @@ FILES = {
 def test_texts_are_those_of_the_whole_table(tmp_path: Path, name: str, is_packed: bool) -> None:
     path = tmp_path / (name + ".gz" * is_packed)
     content = FILES[name].encode()
-    path.write_bytes(gzip.compress(content) if is_packed else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if is_packed else content)
     table, texts = read_table(path, labelled=False), stream_texts(str(path))
     assert texts is not None
     for _ in range(2):
@@ -103,7 +103,7 @@ def test_columns_and_encoding_may_be_given(tmp_path: Path) -> None:
         ("list.jsonl", b'{"text": "a"}\n[1]\n'),
         ("nested.jsonl", b'{"text": "a"}\n{"text": []}\n'),
         ("missing.jsonl", b'{"text": "  "}\n'),
-        ("packed.txt.gz", gzip.compress(b"fine film\n" * 99)[:-9]),
+        ("packed.txt.gz", gzip.compress(b"fine film\n" * 99, mtime=0)[:-9]),
     ],
 )
 def test_errors_are_those_of_the_whole_table(tmp_path: Path, name: str, content: bytes) -> None:
@@ -126,7 +126,7 @@ def test_a_small_file_is_not_streamed(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(stream, "_LARGE_BYTES", 40)
     (tmp_path / "a.txt").write_text("x" * 39)
     (tmp_path / "b.txt").write_text("x" * 40)
-    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"x" * 300))
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"x" * 300, mtime=0))
     names = [name for name in ("a.txt", "b.txt", "c.txt.gz") if stream_texts(str(tmp_path / name))]
     assert names == ["b.txt", "c.txt.gz"]
 

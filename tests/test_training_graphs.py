@@ -18,7 +18,14 @@ from small_training import draw_texts, small_config, weights_hash
 from tape import TapeRecorder, settings_in_memory
 from torch import Tensor
 
-from ulmfit_fast import InputError, TrainConfig, TrainingError, ULMFiTTrainer, _ops
+from ulmfit_fast import (
+    InputError,
+    TrainConfig,
+    TrainingError,
+    ULMFiTTrainer,
+    _ops,
+    functional,
+)
 from ulmfit_fast.functional import layers, loss
 from ulmfit_fast.model import LossParts
 from ulmfit_fast.training import graphs, loop, tasks, trainer
@@ -27,7 +34,8 @@ from ulmfit_fast.training import graphs, loop, tasks, trainer
 @pytest.fixture(autouse=True)
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Settings lie in memory, and nobody looks at what tensors hold."""
-    monkeypatch.setattr(layers, "_check_ids", lambda *arguments: None)
+    for module in (functional, layers):
+        monkeypatch.setattr(module, "check_ids", lambda *arguments, **others: None)
     monkeypatch.setattr(loss, "_check_targets", lambda *arguments: None)
     monkeypatch.setattr(_ops.loss, "_is_one", lambda grad: False)
     with settings_in_memory():
