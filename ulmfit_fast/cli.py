@@ -18,6 +18,7 @@ from ulmfit_fast import __version__
 from ulmfit_fast.commands.options import (
     DEBUG,
     debug_option,
+    export_options,
     json_option,
     label_column_option,
     overwrite_option,
@@ -223,6 +224,21 @@ def info(model: Path | None, as_json: bool) -> None:
         say_environment(terminal)
     else:
         say_model(model, terminal)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@export_options
+def export(**values: Any) -> None:
+    """Write MODEL as one file for onnxruntime or torch.export, with its tokenizer beside it.
+
+    MODEL is the folder of a run or its model folder. The file takes batches and texts of any
+    length. It is written once it computes what the model computes.
+    """
+    from ulmfit_fast.commands.export import ExportOptions, export
+
+    terminal = _terminal(values)
+    export(ExportOptions(**values), terminal)
 
 
 @main.command()

@@ -87,3 +87,17 @@ run_options = _options(
     json_option,
     debug_option,
 )  # fmt: skip
+export_options = _options(
+    click.option("--to", type=click.Choice(["onnx", "torch-export"]), default="onnx",
+                 show_default=True, help="Form of the file: .onnx, or torch.export's .pt2."),
+    click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE",
+                 help="File to write; NAME.tokenizer.json is written beside it."),
+    click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32",
+                 show_default=True, help="Of weights in an .onnx; bf16 halves the file."),
+    click.option("--int8", is_flag=True, help="8-bit weights and products in an .onnx."),
+    click.option("--texts", metavar="FILE",
+                 help="Texts to check the file with. Default: drawn tokens."),
+    overwrite_option,
+    json_option,
+    debug_option,
+)  # fmt: skip
