@@ -89,7 +89,7 @@ def _say(
     """Print what was written and how near it comes."""
     out, beside = options.out, tokenizer_file(options.out)
     classes = len(trainer.labels)
-    kind = f"classifier, {count(classes, 'class')}" if classes else "language model"
+    kind = f"classifier, {classes} classes" if classes else "language model"
     weights = "int8" if options.int8 else options.precision
     terminal.say(f"{out}  {out.stat().st_size / 1e6:,.1f} MB  {kind}, weights {weights}")
     terminal.say(f"{beside}  {beside.stat().st_size / 1e6:,.1f} MB")

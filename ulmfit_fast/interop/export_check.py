@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,9 @@ LM_TOKENS, LM_LONGEST = 70, 200
 #: Largest difference of a logit where only the order of sums differs, for logits of at most 1;
 #: it grows with them.
 TOLERANCE = 1e-4
-#: Largest difference of a probability that 8-bit weights may make.
-TOLERANCE_INT8 = 0.25
+#: Largest difference of a probability that 8-bit weights may make; found on real texts: 0.011
+#: (benchmarks/results/accuracy/onnx-export--*.json).
+TOLERANCE_INT8 = 0.1
 
 Ids = npt.NDArray[np.int64]
 #: One call: (ids [B, T], lengths [B]) -> logits [B, C] of a classifier, (ids [B, T], state) ->
@@ -138,7 +140,7 @@ def require_near(check: ExportCheck, what: str, *, int8: bool = False) -> None:
     allowed = TOLERANCE * max(1.0, check.largest_logit)
     if int8:
         where, found, allowed = "a probability", check.max_probability_difference, TOLERANCE_INT8
-    if not found <= allowed:
+    if not (math.isfinite(found) and found <= allowed):
         raise InputError(
             f"{what}: not written: {where} differs by {found:.2g} from the model's, allowed are "
             f"{allowed:.2g} (over {check.n_texts} texts); export the model with other options"

@@ -179,9 +179,15 @@ def rounded_to_bf16(model: Model) -> Model:
 
 
 def _quantized(model: onnx.ModelProto, place: Path) -> onnx.ModelProto:
-    """Return a model with 8-bit weights, a scale for each row of a matrix."""
+    """Return a model with 8-bit weights, a scale for each row of a matrix.
+
+    Of the 8 bits 7 are used: sums of products overflow otherwise on processors without VNNI, and
+    the file may go there.
+    """
     with _quiet():
-        quantize_dynamic(model, place, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(
+            model, place, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
+        )
     return onnx.load(str(place))
 
 

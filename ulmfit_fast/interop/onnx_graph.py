@@ -39,7 +39,7 @@ def onnx_model(graph: Exportable) -> onnx.ModelProto:
             program,
             dynamo=True,
             opset_version=OPSET,
-            custom_translation_table={torch.ops.ulmfit_fast.lstm_forward.default: _lstm_node},
+            custom_translation_table={torch.ops.ulmfit_fast.lstm_forward.default: _lstm_forward},
             input_names=graph.input_names,
             output_names=graph.output_names,
             verbose=False,
@@ -54,7 +54,7 @@ def onnx_model(graph: Exportable) -> onnx.ModelProto:
     return model
 
 
-def _lstm_node(
+def _lstm_forward(
     x: Any,
     w_ih: Any,
     w_hh: Any,

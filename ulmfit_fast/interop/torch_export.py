@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def load_program(path: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; give one that ulmfit-fast export wrote")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: not a .pt2 file, or cut off; export it again")
     extra = {KEY: ""}
     try:
         with warnings.catch_warnings():
