@@ -83,7 +83,8 @@ def export_onnx(
         precision: of large weights in the file: "fp32", or "bf16", half as large. Products are
             float32 in either.
         quantize: whether weights of the LSTM and the softmax are 8-bit integers, and their
-            products too (onnxruntime's dynamic quantisation); embeddings as well.
+            products too (onnxruntime's dynamic quantisation); embeddings as well, so that bf16
+            then saves nothing more.
         overwrite: whether files may stand there.
         texts: documents to check with; none draws some of 1 to max_len and more tokens.
         kind: of a trainer, "classifier" or "language_model"; None takes the classifier where there
@@ -117,11 +118,7 @@ def export_onnx(
             model = _quantized(model, part)
         if precision == "bf16":
             model = store_in_bf16(model)
-        entry = model.metadata_props.add()
-        entry.key, entry.value = KEY, json.dumps(description)
-        model.producer_name, model.producer_version = "ulmfit_fast", description["ulmfit_fast"]
-        onnx.save(model, part)
-        onnx.checker.check_model(str(part), full_check=True)
+        _write(model, part, description)
         check = compare(load_step(part), exported.model, rounded, documents)
         require_near(check, str(path), int8=quantize)
     return check
@@ -176,6 +173,15 @@ def rounded_to_bf16(model: Model) -> Model:
         if parameter.dim() == 2 and parameter.numel() >= SMALLEST_IN_BF16:
             parameter.copy_(parameter.bfloat16().float())
     return model
+
+
+def _write(model: onnx.ModelProto, path: Path, description: dict[str, Any]) -> None:
+    """Write a model with what it says of itself, and have onnx check the file."""
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, json.dumps(description)
+    model.producer_name, model.producer_version = "ulmfit_fast", description["ulmfit_fast"]
+    onnx.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 def _quantized(model: onnx.ModelProto, place: Path) -> onnx.ModelProto:
