@@ -44,6 +44,7 @@ def facts(machine: Machine, report: Report) -> list[str]:
     gpus = "; ".join(gpu.name for gpu in machine.gpus) or "none"
     causes = [f"{f.cause}" for f in report.findings if f.cause is not None]
     driver_cuda = machine.driver_cuda and "{}.{}".format(*machine.driver_cuda)
+    libraries = machine.cpu_library or "built", machine.cuda_library or "built"
     rows = {
         "verdict": report.verdict,
         "causes": ", ".join(causes) or "none",
@@ -51,7 +52,7 @@ def facts(machine: Machine, report: Report) -> list[str]:
         "torch": f"{machine.torch}, CUDA {machine.torch_cuda or 'none'}",
         "driver": f"{machine.driver or 'none'}, CUDA {driver_cuda or 'none'}",
         "GPUs": gpus,
-        "libraries": f"CPU {machine.cpu_library or 'built'}; CUDA {machine.cuda_library or 'built'}",
+        "libraries": "CPU {}; CUDA {}".format(*libraries),
         "triton": machine.triton or "none",
         "processor": f"{machine.processor}, {machine.usable_cpus:g} of {machine.n_cpus} processors",
         "system": f"{machine.system}, Python {machine.python}",

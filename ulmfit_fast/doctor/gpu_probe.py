@@ -29,7 +29,7 @@ def gpus_of_torch() -> tuple[str, tuple[Gpu, ...]]:
     if torch.version.cuda is None:
         return "", ()
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
         return _line(error), ()
     return "", tuple(_gpu(index) for index in range(torch.cuda.device_count()))
@@ -39,7 +39,8 @@ def _gpu(index: int) -> Gpu:
     device = torch.device("cuda", index)
     properties = torch.cuda.get_device_properties(device)
     error = own_error = None
-    free, layers = 0, ()
+    free = 0
+    layers: tuple[tuple[str, str], ...] = ()
     try:
         torch.ones(1, device=device).add(1).item()
         free, _ = torch.cuda.mem_get_info(device)

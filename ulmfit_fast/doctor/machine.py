@@ -47,7 +47,7 @@ class Machine:
         python: version.
         torch: version.
         torch_cuda: version of CUDA that torch was built with, such as "13.0"; None for none.
-        torch_other: another kind of accelerator that torch was built for, such as "ROCm 6.4"; or "".
+        torch_other: another accelerator that torch was built for, such as "ROCm 6.4"; or "".
         torch_archs: GPUs that torch was compiled for, such as "sm_90".
         device_files: of NVIDIA GPUs, such as /dev/nvidia0.
         in_container: whether this is a container.
