@@ -35,8 +35,9 @@ LAYERS = {
     "text": ["errors"],
     "demo_corpus": ["errors"],
     "training": ["model", "optim", "schedule", "text"],
+    "doctor": ["training"],
     "interop": ["training"],
-    "commands": ["training", "interop"],
+    "commands": ["training", "interop", "doctor"],
     "demo": ["commands", "demo_corpus"],
     "cli": ["demo"],
 }

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ulmfit_fast.commands.data import Files
     from ulmfit_fast.commands.terminal import Terminal
 
-EXIT_INPUT, EXIT_TRAINING, EXIT_INTERRUPTED = 2, 1, 130
+EXIT_INPUT, EXIT_TRAINING, EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 2, 1, 3, 130
 EXIT_PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
 
 
@@ -239,6 +239,22 @@ def export(**values: Any) -> None:
 
     terminal = _terminal(values)
     export(ExportOptions(**values), terminal)
+
+
+@main.command()
+@json_option
+@debug_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Say whether the GPU is used, why not, and what else to mend on this machine.
+
+    Exit status 0 if nothing is to be mended, else 3. Example: ulmfit-fast doctor
+    """
+    from ulmfit_fast.commands.doctor import say_diagnosis
+    from ulmfit_fast.commands.terminal import Terminal
+
+    if not say_diagnosis(Terminal(as_json=as_json)):
+        ctx.exit(EXIT_ENVIRONMENT)
 
 
 @main.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ulmfit_fast.commands.terminal import count
 from ulmfit_fast.text import Texts, TextStream
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 from ulmfit_fast.training.device import check_cuda_graphs, choose_device
@@ -226,13 +227,8 @@ def describe_stage(config: TrainConfig, stage: StageName, n: int) -> str:
         size = f"{settings.batch_size} x {config.bptt} tokens"
         n_steps, unit = n_steps_with(config, n) // settings.batch_size, "words"
     n_steps = max(1, n_steps) * settings.epochs
-    epochs, steps = plural(settings.epochs, "epoch"), plural(n_steps, "step")
+    epochs, steps = count(settings.epochs, "epoch"), count(n_steps, "step")
     return f"{epochs} over {n:,} {unit}, about {steps} of {size}"
-
-
-def plural(n: int, unit: str) -> str:
-    """Write a number of things."""
-    return f"{n:,} {unit}" if n == 1 else f"{n:,} {unit}s"
 
 
 def n_steps_with(config: TrainConfig, n_words: int) -> int:
