@@ -154,10 +154,16 @@ def train(**values: Any) -> None:
 
 @main.command()
 @click.argument("file")
+@click.option(
+    "--from",
+    "start",
+    metavar="MODEL",
+    help="Go on from this language model: a model folder, or a .pth, .tgz or address of fastai's.",
+)
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the text.")
 @run_options
 def pretrain(**values: Any) -> None:
-    """Train a language model from scratch on FILE, text of any kind.
+    """Train a language model on FILE, text of any kind, from scratch or --from another one.
 
     In a .txt file every line is a text, or every <doc> ... </doc> where there are such.
     """  # fmt: skip
@@ -239,6 +245,32 @@ def export(**values: Any) -> None:
 
     terminal = _terminal(values)
     export(ExportOptions(**values), terminal)
+
+
+@main.command()
+@click.argument("source")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--vocab",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Vocabulary of a model of fastai's. Default: the .pkl beside it.",
+)
+@click.option("--labels", metavar="A,B,...", help="Names of a classifier's classes.")
+@overwrite_option
+@json_option
+@debug_option
+def convert(**values: Any) -> None:
+    """Convert a model of fastai's to ours, or ours to fastai's.
+
+    SOURCE is a .pth, .h5 or .tgz of fastai 0.7, v1 or v2 (file, folder or address), or a model
+    folder, which becomes TARGET.pth and TARGET_vocab.pkl. Nothing in a file is run. Example:
+    ulmfit-fast convert wt103-fwd.tgz general
+    """  # fmt: skip
+    from ulmfit_fast.commands.convert import ConvertOptions, convert
+
+    terminal = _terminal(values)
+    convert(ConvertOptions(**values), terminal)
 
 
 @main.command()

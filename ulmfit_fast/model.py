@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 
+#: Hidden units of a classifier's head, as in the paper.
+HEAD_SIZE = 50
+
+
 @dataclass(frozen=True)
 class LossParts:
     """A training loss and the part of it that is reported.
@@ -160,13 +164,14 @@ class TextClassifier(nn.Module):
         n_classes: int,
         bptt: int = 72,
         max_len: int = 1440,
-        hidden_size: int = 50,
+        hidden_size: int = HEAD_SIZE,
     ) -> None:
         super().__init__()
         self.config = config
         self.n_classes = n_classes
         self.bptt = bptt
         self.max_len = max_len
+        self.hidden_size = hidden_size
         self.encoder = AWDLSTM(config)
         pooled_size = 3 * config.embed_size
         self.head = nn.Sequential(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +14,14 @@ from pathlib import Path
 
 from ulmfit_fast.commands.cache import cache_folder
 from ulmfit_fast.commands.choices import Base, Settings, check_settings, choose, count_words
+from ulmfit_fast.commands.convert import read_source
 from ulmfit_fast.commands.data import Files, TrainingData, header_remark, read_training_data
 from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, say_results, summarize
 from ulmfit_fast.commands.run_folder import RunFolder, default_out, find_model
 from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import SkippedRow, TextStream, TextTable, read_table, stream_texts
+from ulmfit_fast.training.config import StageName
 from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog, Observer
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -34,6 +37,7 @@ class TrainOptions:
         files: what to read.
         settings: what the user decided.
         base: folder of a language model to start from.
+        start: of `pretrain`: the same, or a file or address of fastai's.
         out: folder of the run; None is runs/<name of the file>.
         overwrite: whether to replace a finished run.
         cache: folder for numericalized texts; None is the user's cache folder.
@@ -43,6 +47,7 @@ class TrainOptions:
     files: Files
     settings: Settings
     base: Path | None = None
+    start: str | None = None
     out: Path | None = None
     overwrite: bool = False
     cache: Path | None = None
@@ -77,28 +82,52 @@ def train(options: TrainOptions, terminal: Terminal) -> None:
 
 
 def pretrain(options: TrainOptions, terminal: Terminal) -> None:
-    """Train a language model from scratch on a file of text, and write the run's folder.
+    """Train a language model on a file of text, and write the run's folder.
 
     Raises:
         InputError: an option or the file cannot be used; nothing was written.
         TrainingError: the loss is not finite.
     """
     folder = _run_folder(options)
+    if options.start is not None:
+        with model_folder_of(options.start) as start:
+            _pretrain(options, folder, check_base(start), terminal)
+    else:
+        _pretrain(options, folder, None, terminal)
+
+
+def _pretrain(
+    options: TrainOptions, folder: RunFolder, base: Base | None, terminal: Terminal
+) -> None:
     files = options.files
+    name: StageName = "pretrain" if base is None else "language_model"
     columns, seed = files.text_columns or None, options.settings.seed
     table: TextTable | TextStream | None = stream_texts(
         files.train, text_columns=columns, encoding=files.encoding, header=files.header
     )
     if isinstance(table, TextStream):
-        stages = [LanguageModelStage("pretrain", *split_stream(table, seed))]
+        stages = [LanguageModelStage(name, *split_stream(table, seed))]
     else:
         table = read_table(
             files.train, text_columns=columns, encoding=files.encoding, header=files.header,
             labelled=False,
         )  # fmt: skip
         texts, valid_texts = split_texts(table.texts, table.source, seed)
-        stages = [LanguageModelStage("pretrain", texts, valid_texts)]
-    _execute(_choose(options, stages, table=table), folder, terminal)
+        stages = [LanguageModelStage(name, texts, valid_texts)]
+    _execute(_choose(options, stages, base=base, table=table), folder, terminal)
+
+
+@contextmanager
+def model_folder_of(start: str) -> Iterator[Path]:
+    """Have a language model in a folder: its own, or for a while one made of fastai's file."""
+    folder = find_model(Path(start), "language_model")
+    if (folder / "config.json").exists():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="ulmfit-fast-") as made:
+        place = Path(made) / "language_model"
+        read_source(start, None, None).save(place)
+        yield place
 
 
 def _run_folder(options: TrainOptions) -> RunFolder:

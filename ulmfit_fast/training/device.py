@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from ulmfit_fast import _native
@@ -39,6 +42,15 @@ def check_cuda(device: torch.device) -> None:
         _native.require_kernel("drop_connect", device)
     except RuntimeError as error:
         raise InputError(f"{error} Or train on the CPU: give device cpu.") from error
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch for a stage, without the caller's generators and without its autocast."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.autocast(device.type, enabled=False):
+        torch.manual_seed(seed)
+        yield
 
 
 def check_cuda_graphs(device: torch.device) -> None:

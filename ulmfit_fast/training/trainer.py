@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.model import AWDLSTMConfig, Dropouts, LanguageModel, TextClassifier
+from ulmfit_fast.model import Dropouts, LanguageModel, TextClassifier
 from ulmfit_fast.text.batches import ClassifierBatches
 from ulmfit_fast.text.corpus import Corpus, Texts
 from ulmfit_fast.text.tokenizer import Tokenizer, train_tokenizer
 from ulmfit_fast.training.checkpoint import load_model, save_model
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
-from ulmfit_fast.training.device import check_cuda_graphs, choose_device
+from ulmfit_fast.training.device import check_cuda_graphs, choose_device, seeded
 from ulmfit_fast.training.documents import class_names, labelled_batches, token_streams
 from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, predictions
 from ulmfit_fast.training.graphs import CudaRecorder
@@ -26,6 +24,7 @@ from ulmfit_fast.training.inference import InferenceCopy
 from ulmfit_fast.training.loop import Fit, StageResult
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
 from ulmfit_fast.training.progress import Observer, tell_texts_done
+from ulmfit_fast.training.restore import describe_model, restore_model
 from ulmfit_fast.training.sizes import model_size, new_language_model
 from ulmfit_fast.training.tasks import ClassifierTask, LanguageModelTask, classify
 from ulmfit_fast.training.transfer import classifier_from, transfer_language_model
@@ -237,15 +236,26 @@ class ULMFiTTrainer:
         model = self.classifier if kind == "classifier" else self.language_model
         if model is None or self.tokenizer is None:
             raise InputError(f"no {kind} to save: train one first")
-        config: dict[str, Any] = {
-            "kind": kind,
+        config = {
+            **describe_model(model, self.labels),
             "size": self.size,
-            "model": asdict(model.config),
             "train": self.config.to_dict(),
-            "labels": self.labels if kind == "classifier" else [],
             "text_columns": list(self.text_columns),
         }
         save_model(Path(path), model.state_dict(), config, self.tokenizer)
+
+    @classmethod
+    def from_fastai(cls, learn: object) -> ULMFiTTrainer:
+        """Return a trainer with the weights, vocabulary and classes of a fastai learner.
+
+        Args:
+            learn: of language_model_learner or text_classifier_learner, with an AWD_LSTM.
+
+        Raises:
+            InputError: another kind of learner or model.
+        """
+        # The one door upward: interop stands above training, and is imported when it is used.
+        return import_module("ulmfit_fast.interop.learner").trainer_of(learn)  # type: ignore[no-any-return]
 
     @classmethod
     def load(
@@ -283,16 +293,11 @@ class ULMFiTTrainer:
         )  # fmt: skip
         trainer.tokenizer = tokenizer
         trainer.text_columns = tuple(values.get("text_columns", ()))
-        model_config = AWDLSTMConfig.from_dict(values["model"])
-        model: LanguageModel | TextClassifier
-        if values["kind"] == "classifier":
-            trainer.labels = values["labels"]
-            model = trainer.classifier = TextClassifier(
-                model_config, len(trainer.labels), trained_with.bptt, trained_with.max_len
-            )
+        model = restore_model(values, tensors, trained_with)
+        if isinstance(model, TextClassifier):
+            trainer.labels, trainer.classifier = values["labels"], model
         else:
-            model = trainer.language_model = LanguageModel(model_config)
-        model.load_state_dict(tensors)
+            trainer.language_model = model
         model.to(trainer.device).eval()
         return trainer
 
@@ -340,11 +345,6 @@ class ULMFiTTrainer:
             raise InputError("no classifier: call train_classifier, or load a classifier")
         return self.classifier, self.tokenizer
 
-    @contextmanager
-    def _seeded(self) -> Iterator[None]:
-        """Seed torch for a stage, without the caller's generators and without its autocast."""
+    def _seeded(self) -> AbstractContextManager[None]:
         self._copies.clear()
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.autocast(self.device.type, enabled=False):
-            torch.manual_seed(self.config.seed)
-            yield
+        return seeded(self.config.seed, self.device)
