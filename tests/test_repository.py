@@ -47,7 +47,10 @@ LIBRARIES = {
     "torch": set(LAYERS) - {"errors"},
     "numpy": {"schedule", "text", "demo_corpus", "training", "interop", "commands", "demo", "cli"},
     "safetensors": {"training", "interop", "commands"},
-    "fastai": {"interop/fastai.py", "interop/fastai_learner.py"},
+    "fastai": {
+        *("interop/fastai.py", "interop/fastai_loss.py", "interop/fastai_optim.py"),
+        *("interop/fastai_precision.py", "interop/fastai_learner.py"),
+    },
     "sklearn": {"interop/sklearn.py"},
     "onnx": {"interop/onnx.py", "interop/onnx_graph.py"},
     "onnxruntime": {"interop/onnx.py"},
