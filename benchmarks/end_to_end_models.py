@@ -104,17 +104,18 @@ def fastai_parameters(model: Any) -> list[nn.Parameter]:
     return [*found, *(model[1].parameters() if is_classifier else [model[1].decoder.bias])]
 
 
-def fastai_model(case: Case, device: str) -> Any:
-    """Return fastai's model of the case with the weights of our_model."""
+def fastai_model(case: Case, device: str, arch: Any = None) -> Any:
+    """Return fastai's model of the case, or one of another arch, with the weights of our_model."""
     from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_clas_config, awd_lstm_lm_config
     from fastai.text.models.core import get_language_model, get_text_classifier
 
     sizes = {"emb_sz": case.E, "n_hid": case.H}
+    arch = arch or AWD_LSTM
     if case.kind == "language model":
-        model = get_language_model(AWD_LSTM, case.V, {**awd_lstm_lm_config, **sizes})
+        model = get_language_model(arch, case.V, {**awd_lstm_lm_config, **sizes})
     else:
         model = get_text_classifier(
-            *(AWD_LSTM, case.V, case.n_classes),
+            *(arch, case.V, case.n_classes),
             seq_len=case.T,
             config={**awd_lstm_clas_config, **sizes},
             drop_mult=CLASSIFIER_DROP_MULT,
@@ -157,11 +158,13 @@ def precision_callback(dtype: str, device: str) -> Any:
     return CPUMixedPrecision()
 
 
-def fastai_learner(case: Case, dtype: str, device: str, dls: Any = None) -> Any:
+def fastai_learner(
+    case: Case, dtype: str, device: str, dls: Any = None, arch: Any = None, **options: Any
+) -> Any:
     """Return a TextLearner with the callbacks of fastai's text learners, ready for one_batch.
 
     Left out: what shows progress, records losses and counts batches (ProgressCallback, Recorder,
-    TrainEvalCallback).
+    TrainEvalCallback). arch takes the place of fastai's AWD_LSTM, options go to TextLearner.
     """
     from fastai.learner import CastToTensor
     from fastai.losses import CrossEntropyLossFlat
@@ -171,13 +174,14 @@ def fastai_learner(case: Case, dtype: str, device: str, dls: Any = None) -> Any:
     is_lm = case.kind == "language model"
     learn = TextLearner(
         SimpleNamespace(n_inp=1, device=torch.device(device)) if dls is None else dls,
-        fastai_model(case, device),
+        fastai_model(case, device, arch),
         loss_func=CrossEntropyLossFlat(),
         splitter=awd_lstm_lm_split if is_lm else awd_lstm_clas_split,
         alpha=CONFIG.alpha,
         beta=CONFIG.beta,
         default_cbs=False,
         cbs=CastToTensor(),
+        **options,
     )
     if dtype != "float32" and case.trains:
         learn.add_cb(precision_callback(dtype, device))

@@ -121,8 +121,8 @@ class OurTraining:
 class FastaiTraining:
     """Learner.one_batch, with the rates and the momentum set before it as by ParamScheduler."""
 
-    def __init__(self, case: Case, dtype: str, device: str, files: Files) -> None:
-        self.learn = models.fastai_learner(case, dtype, device)
+    def __init__(self, case: Case, dtype: str, device: str, files: Files, **options: Any) -> None:
+        self.learn = models.fastai_learner(case, dtype, device, **options)
         self.model = self.learn.model
         self.rates = discriminative_rates(LR, len(self.learn.opt.param_lists))
         found = batches(case, files, N_BATCHES)
