@@ -47,7 +47,11 @@ LIBRARIES = {
     "numpy": {"schedule", "text", "demo_corpus", "training", "interop", "commands", "demo", "cli"},
     "safetensors": {"training", "interop", "commands"},
     "fastai": {"interop/fastai.py", "interop/fastai_learner.py"},
-    "sklearn": {"interop/sklearn.py"},
+    "sklearn": {
+        "interop/sklearn.py",
+        "interop/sklearn_data.py",
+        "interop/sklearn_parameters.py",
+    },
     "onnx": {"interop/onnx.py", "interop/onnx_graph.py"},
     "onnxruntime": {"interop/onnx.py"},
     "onnxscript": {"interop/onnx.py", "interop/onnx_graph.py"},
