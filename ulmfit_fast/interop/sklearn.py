@@ -31,6 +31,7 @@ from ulmfit_fast.training.precision import PrecisionName, choose_precision
 from ulmfit_fast.training.progress import ConsoleProgress
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
+# After sklearn_data, which says what to install where there is no scikit-learn.
 from sklearn.base import BaseEstimator, ClassifierMixin  # isort: skip
 from sklearn.utils.validation import check_is_fitted  # isort: skip
 
@@ -135,7 +136,8 @@ class ULMFiTClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Labels:
         """Return the most probable class of each text, in the dtype of classes_; as above."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]  # type: ignore[no-any-return]
+        chosen = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[chosen]  # type: ignore[no-any-return]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy on the rows that have a label.

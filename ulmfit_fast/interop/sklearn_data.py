@@ -32,6 +32,8 @@ def texts_of(X: Any) -> list[str]:
     """
     if isinstance(X, str | bytes):
         raise InputError("X is one text: give a list of texts")
+    if hasattr(X, "__array__") and not hasattr(X, "shape"):
+        X = np.asarray(X)
     shape = getattr(X, "shape", None)
     if shape is not None and len(shape) != 1:
         raise InputError(
