@@ -24,6 +24,8 @@ from ulmfit_fast.training.sizes import model_size
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
 Model = LanguageModel | TextClassifier
+#: Nothing here is near it; sizes beyond would overflow on their way to an error.
+LARGEST_SIZE = 10_000_000
 #: The folder of each kind in the folder of a run.
 FOLDER_OF = {"classifier": "model", "language_model": "language_model"}
 
@@ -134,13 +136,20 @@ def checked(
         raise InputError(f"{where}: config.json cannot be used: {one_line(error)}") from error
     for name in ("vocab_size", "embed_size", "hidden_size", "n_layers"):
         value = getattr(config, name)
-        if type(value) is not int or value < 1:
-            raise InputError(f"{where}: config.json has {name} {value!r}; expected a whole number")
+        if type(value) is not int or not 0 < value <= LARGEST_SIZE:
+            raise InputError(
+                f"{where}: config.json has {name} {value!r:.40}; expected a whole number from 1 to "
+                f"{LARGEST_SIZE:,}"
+            )
     for name, names in (("labels", labels), ("text_columns", text_columns)):
         if not isinstance(names, list) or not all(isinstance(entry, str) for entry in names):
             raise InputError(f"{where}: config.json has no list of names as {name}")
     if len(set(labels)) != len(labels):
         raise InputError(f"{where}: config.json has the same label twice")
+    if (len(labels) < 2) if header.get("kind") == "classifier" else bool(labels):
+        raise InputError(
+            f"{where}: config.json has {len(labels)} labels for a {header.get('kind')}"
+        )
     if len(tokenizer.vocab) != config.vocab_size:
         raise InputError(
             f"{where}: the tokenizer has {len(tokenizer.vocab)} tokens and the model "
@@ -166,8 +175,11 @@ def check_tensors(
             f"{where}: model.safetensors has {len(layers)} LSTM layers and config.json "
             f"{config.n_layers}; they are of different models"
         )
-    with torch.device("meta"):
-        expected = build(config, companions).state_dict()
+    try:
+        with torch.device("meta"):
+            expected = build(config, companions).state_dict()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{where}: config.json cannot be used: {one_line(error)}") from error
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = "no" if name in expected else "an unknown"
         raise InputError(f"{where}: model.safetensors has {what} tensor {name!r}")
@@ -181,15 +193,9 @@ def check_tensors(
 
 
 def build(config: AWDLSTMConfig, companions: Companions) -> Model:
-    """Make the model that companions are of, with weights of chance: a classifier if it has labels.
-
-    Raises:
-        InputError: a classifier of one class.
-    """
+    """Make the model that companions are of, with random weights: a classifier if it has labels."""
     if not companions.labels:
         return LanguageModel(config)
-    if len(companions.labels) < 2:
-        raise InputError("a classifier of one class: at least 2 are needed")
     settings = companions.settings
     return TextClassifier(config, len(companions.labels), settings.bptt, settings.max_len)
 
