@@ -51,7 +51,11 @@ LIBRARIES = {
         *("interop/fastai.py", "interop/fastai_loss.py", "interop/fastai_optim.py"),
         *("interop/fastai_precision.py", "interop/fastai_learner.py"),
     },
-    "sklearn": {"interop/sklearn.py"},
+    "sklearn": {
+        "interop/sklearn.py",
+        "interop/sklearn_data.py",
+        "interop/sklearn_parameters.py",
+    },
     "onnx": {"interop/onnx.py", "interop/onnx_graph.py"},
     "onnxruntime": {"interop/onnx.py"},
     "onnxscript": {"interop/onnx.py", "interop/onnx_graph.py"},

@@ -25,6 +25,8 @@ _HOME = {
     "LayerwiseAdamW": "ulmfit_fast.optim",
     "read_table": "ulmfit_fast.text",
 }
+# These need a library of an extra, so a star import leaves them out.
+_HOME_WITH_EXTRA = {"ULMFiTClassifier": "ulmfit_fast.interop.sklearn"}
 
 #: Parts that are used by their own names, such as ulmfit_fast.functional.lstm.
 _PARTS = ("functional", "modules", "optim", "reference", "text")
@@ -36,11 +38,12 @@ def __getattr__(name: str) -> object:
     """Load a public name from its module, or a part of the package."""
     if name in _PARTS:
         return importlib.import_module(f"{__name__}.{name}")
-    if name not in _HOME:
+    home = _HOME.get(name) or _HOME_WITH_EXTRA.get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:
     """List the public names."""
-    return sorted(__all__)
+    return sorted([*__all__, *_HOME_WITH_EXTRA])

@@ -8,22 +8,27 @@ from pathlib import Path
 import torch
 
 from ulmfit_fast.commands.terminal import count
-from ulmfit_fast.text import Texts, TextStream
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
+from ulmfit_fast.training.defaults import (
+    FEW_WORDS,
+    count_words,
+    default_recipe,
+    default_size,
+    n_steps_with,
+    with_stage_length,
+)
 from ulmfit_fast.training.device import check_cuda_graphs, choose_device
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
 
-# A stage learns by steps: the batch is the largest of these that leaves so many steps an epoch.
-BATCH_SIZES = (64, 32, 16, 8)
-MIN_STEPS_AN_EPOCH = 100
-# A word makes about so many tokens: punctuation and marks for capitals are tokens of their own.
-TOKENS_A_WORD = 1.3
-# A language model trained on these texts alone is weak: the classifier has to learn much, at full
-# rates. TREC-6 (5,452 questions, size tiny): 7.6 % test error with "paper", 14.4 % with "fastai",
-# whose last phase trains everything at a twentieth of the rate. These take minutes on two cores.
-DEFAULT_EPOCHS: dict[StageName, int] = {"pretrain": 10, "language_model": 10, "classifier": 15}
-# On less text than this the smallest model is the best: TREC-6 7.6 % with "tiny", 10.6 % "small".
-FEW_WORDS = 200_000
+__all__ = [
+    "Base",
+    "Choices",
+    "Settings",
+    "check_settings",
+    "choose",
+    "count_words",
+    "describe_stage",
+]
 
 
 @dataclass(frozen=True)
@@ -142,9 +147,11 @@ def choose(
     for stage, words in n_words.items():
         epochs = settings.lm_epochs if stage == lm else settings.general_epochs
         n_units = n_steps_with(config, words)
-        config = _with_stage(config, stage, epochs, settings.batch_size, n_units)
+        config = with_stage_length(config, stage, epochs, settings.batch_size, n_units)
     if n_rows:
-        config = _with_stage(config, "classifier", settings.epochs, settings.batch_size, n_rows)
+        config = with_stage_length(
+            config, "classifier", settings.epochs, settings.batch_size, n_rows
+        )
     device, precision = _device(settings)
     config = replace(config, precision=settings.precision or "auto")
     why_device = "--device" if settings.device else ("found" if device != "cpu" else _why_cpu())
@@ -165,11 +172,8 @@ def _recipe(settings: Settings, *, has_base: bool, has_classifier: bool) -> tupl
         return TrainConfig.preset(settings.preset, seed=settings.seed), "--preset"
     if has_base or not has_classifier:
         why = "keeps what a pretrained model knows" if has_base else "for pretraining"
-        return TrainConfig.preset("fastai", seed=settings.seed), why
-    config = TrainConfig.preset("paper", seed=settings.seed)
-    for stage, epochs in DEFAULT_EPOCHS.items():
-        config = config.with_stage(stage, epochs=epochs)
-    return config, (
+        return default_recipe(settings.seed, keeps_knowledge=True), why
+    return default_recipe(settings.seed, keeps_knowledge=False), (
         "without --base the classifier has much to learn, and fastai's last rates are too small "
         "for that; fewer epochs than published"
     )
@@ -179,31 +183,12 @@ def _size(given: str | None, device: str, n_words: int) -> tuple[str, str]:
     """Return the size of a new model and why it was taken."""
     if given is not None:
         return given, "--size"
+    size = default_size(device, n_words)
     if device != "cpu":
-        return "base", f"for training on {device}"
+        return size, f"for training on {device}"
     if n_words < FEW_WORDS:
-        return "tiny", f"for the {n_words:,} words there are: fewer than {FEW_WORDS:,}"
-    return "small", f"for {n_words:,} words on {device}"
-
-
-def _with_stage(
-    config: TrainConfig, stage: StageName, epochs: int | None, batch_size: int | None, n_units: int
-) -> TrainConfig:
-    """Return config with a stage's epochs and batch size.
-
-    Args:
-        config: the preset.
-        stage: stage to set.
-        epochs: None leaves the preset's.
-        batch_size: None chooses.
-        n_units: steps an epoch would have with one row a batch.
-    """
-    if epochs is not None:
-        config = config.with_stage(stage, epochs=epochs)
-    if batch_size is None:
-        enough = (size for size in BATCH_SIZES if n_units // size >= MIN_STEPS_AN_EPOCH)
-        batch_size = next(enough, BATCH_SIZES[-1])
-    return config.with_stage(stage, batch_size=batch_size)
+        return size, f"for the {n_words:,} words there are: fewer than {FEW_WORDS:,}"
+    return size, f"for {n_words:,} words on {device}"
 
 
 def _why_cpu() -> str:
@@ -229,15 +214,3 @@ def describe_stage(config: TrainConfig, stage: StageName, n: int) -> str:
     n_steps = max(1, n_steps) * settings.epochs
     epochs, steps = count(settings.epochs, "epoch"), count(n_steps, "step")
     return f"{epochs} over {n:,} {unit}, about {steps} of {size}"
-
-
-def n_steps_with(config: TrainConfig, n_words: int) -> int:
-    """Estimate the steps of a language-model epoch with one row a batch."""
-    return int(n_words * TOKENS_A_WORD) // config.bptt
-
-
-def count_words(texts: Texts) -> int:
-    """Count words between spaces."""
-    if isinstance(texts, TextStream):
-        return texts.n_words
-    return sum(len(text.split()) for text in texts)
