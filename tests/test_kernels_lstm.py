@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lstm_calls import SEED, Call, Case, assert_lstm_no_worse, draw, lay_out
+from lstm_chunk_calls import chunk_case, draw_chunks, forward_arguments
 from numerics import assert_no_worse
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -69,6 +70,19 @@ def triton_lstm(x: Tensor, state: Any, weights: Any, *rest: Any) -> tuple[Tensor
     bias = None if b_ih is None else b_ih + b_hh
     y, h_n, c_n = _TritonLSTM.apply(x, w_ih, w_hh, bias, *state, lengths, seed, drop_p, reverse)
     return y, (h_n, c_n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_chunks_run_one_after_the_other(dtype: torch.dtype) -> None:
+    rows = (1, 2, 3)
+    call = draw_chunks(chunk_case(rows, (3, 5, 16), dtype))
+    arguments, wide = (forward_arguments(c, rows) for c in (call, call.to(torch.float64)))
+    found = reference.by_chunks(lstm.lstm_forward, *arguments)
+    plain, exact = reference.lstm_chunks_forward(*arguments), reference.lstm_chunks_forward(*wide)
+    names = ("y", "h_n", "c_n", "h_starts", "c_starts", "c", "gates")
+    for name, f, p, e in zip(names, found, plain, exact, strict=True):
+        assert (f.dtype, f.shape, f.is_contiguous()) == (p.dtype, p.shape, True), name
+        assert_no_worse(name, f, p, e, dtype)
 
 
 def run_ops(call: Call) -> dict[str, Tensor]:
