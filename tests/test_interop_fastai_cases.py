@@ -104,6 +104,17 @@ def test_text_comes_as_embeddings_too() -> None:
     assert torch.equal(model(model.encoder_dp(ids), from_embeds=True), expected)
 
 
+def test_ids_may_be_of_32_bits_as_in_fastai() -> None:
+    theirs, ours = (model.eval() for model in pair(20, 8, 12, 2))
+    ids = torch.randint(20, (3, 5))
+    expected = ours(ids)
+    ours.reset()
+    assert torch.equal(ours(ids.int()), expected)
+    torch.testing.assert_close(theirs(ids.int()), expected)
+    with pytest.raises(ValueError, match=r"ids: expected int64, found torch\.float32"):
+        ours(ids.float())
+
+
 def test_language_model_ties_its_decoder() -> None:
     model = get_language_model(AWD_LSTM, 100, LM_CONFIG)
     logits, raw, dropped = model(torch.randint(100, (10, 5)))

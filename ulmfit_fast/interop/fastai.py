@@ -62,7 +62,8 @@ class AWD_LSTM(awdlstm.AWD_LSTM):  # type: ignore[misc]  # noqa: N801
         weight_p: chance that an entry of a recurrent matrix is zero.
         bidir: whether each layer also runs backwards, each direction half as wide.
 
-    Shape: ids [B, T] int64, or [B, T, E] with from_embeds -> output of the last layer [B, T, E].
+    Shape: ids [B, T], int64 or int32, or [B, T, E] with from_embeds -> output of the last layer
+        [B, T, E].
     Raises: InputError for a size below 1, a chance outside [0, 1), or odd sizes with bidir.
     Source: Merity, Keskar, Socher 2017, arXiv:1708.02182; fastai 2.8.
     """

@@ -58,7 +58,7 @@ class EmbeddingDropout(nn.Module):
             not offered.
         embed_p: chance that a word is zero in a whole call, in [0, 1). Off in eval().
 
-    Shape: words [B, T] or [*], int64 -> [B, T, E] or [*, E].
+    Shape: words [B, T] or [*], int64 or int32 -> [B, T, E] or [*, E].
     Raises: InputError for an embedding with one of those options.
     """
 
@@ -78,6 +78,8 @@ class EmbeddingDropout(nn.Module):
         seed = functional.draw_seeds(1, table.device) if drop_p > 0 else None
         is_batch = words.dim() == 2
         ids = words.t() if is_batch else words
+        if ids.dtype == torch.int32:  # torch's look-up takes them, ours does not
+            ids = ids.long()
         found = functional.embedding_dropout(ids, table, drop_p, seed, self.emb.padding_idx)
         if is_batch:
             found = found.transpose(0, 1)
