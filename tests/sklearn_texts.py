@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ulmfit_fast import TrainConfig
+
 LETTERS = "abcdefghijklmnopqrst"
 
 
@@ -45,3 +47,8 @@ def as_texts(table: Any) -> TableOfTexts:
 def enforce_texts(estimator: Any, X: Any, X_test: Any = None, kernel: Any = None) -> Any:
     """Stand in for estimator_checks._enforce_estimator_tags_X, which leaves strings out."""
     return as_texts(X) if X_test is None else (as_texts(X), as_texts(X_test))
+
+
+def small_lm_config() -> TrainConfig:
+    config = TrainConfig.preset("fastai", min_freq=1, precision="fp32")
+    return config.with_stage("pretrain", epochs=1, batch_size=8)
