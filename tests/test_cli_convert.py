@@ -37,6 +37,11 @@ def test_a_taken_place_is_kept(place: Path) -> None:
     assert result.exit_code == 2
     assert "exists; give another name, or replace it: --overwrite" in result.stderr
     succeed("convert", "theirs", "general", "--overwrite")
+    succeed("convert", "general", "a.name")
+    again = run("convert", "general", "a.name")
+    assert again.stderr == (
+        "error: a.name.pth: exists; give another name, or replace it: --overwrite\n"
+    )
 
 
 def test_a_language_model_of_fastai_goes_on_and_becomes_a_classifier(place: Path) -> None:

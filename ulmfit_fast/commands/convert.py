@@ -10,7 +10,7 @@ from ulmfit_fast.commands.cache import cache_folder
 from ulmfit_fast.commands.run_folder import find_model
 from ulmfit_fast.commands.terminal import Terminal, count, listing
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.interop.checkpoints import load_fastai, save_fastai
+from ulmfit_fast.interop.checkpoints import fastai_files, load_fastai, save_fastai
 from ulmfit_fast.interop.download import download, is_address
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -40,14 +40,18 @@ def convert(options: ConvertOptions, terminal: Terminal) -> None:
     Raises:
         InputError: source cannot be used, or target is taken; nothing was written.
     """
-    if options.target.exists() and not options.overwrite:
-        raise InputError(f"{options.target}: exists; give another name, or replace it: --overwrite")
     folder = find_model(Path(options.source), "model", "language_model")
-    if (folder / "config.json").exists():
+    is_ours = (folder / "config.json").exists()
+    for path in fastai_files(options.target) if is_ours else (options.target,):
+        if path.exists() and not options.overwrite:
+            raise InputError(f"{path}: exists; give another name, or replace it: --overwrite")
+    if is_ours:
         trainer = ULMFiTTrainer.load(folder, device="cpu")
         weights, vocab = save_fastai(trainer, options.target)
         written, to = [str(weights), str(vocab)], "fastai"
-        use = f"learn.load, or pretrained_fnames=['{weights.stem}', '{vocab.stem}']"
+        use = f"pretrained_fnames=['{weights.stem}', '{vocab.stem}'] in language_model_learner"
+        if trainer.classifier is not None:
+            use = f"learn.load('{weights.stem}'); its classes are {','.join(trainer.labels)}"
     else:
         trainer = read_source(options.source, options.vocab, options.labels)
         trainer.save(options.target)

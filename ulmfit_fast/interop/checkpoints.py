@@ -167,7 +167,7 @@ def save_fastai(trainer: ULMFiTTrainer, path: Path) -> tuple[Path, Path]:
 
     Args:
         trainer: with a word tokenizer.
-        path: of the first file; its ending becomes .pth.
+        path: of the first file; it gets the ending .pth.
 
     Returns:
         weights, vocabulary: the files.
@@ -182,11 +182,16 @@ def save_fastai(trainer: ULMFiTTrainer, path: Path) -> tuple[Path, Path]:
         raise InputError("subword models have no counterpart in fastai: its tokens are words")
     buffer = io.BytesIO()
     torch.save({k: t.detach().cpu() for k, t in _tied(to_fastai(model)).items()}, buffer)
-    weights = path.with_suffix(".pth")
-    vocab = path.with_name(f"{weights.stem}_vocab.pkl")
+    weights, vocab = fastai_files(path)
     write_whole(vocab, vocab_pickle(trainer.tokenizer.vocab))
     write_whole(weights, buffer.getvalue())
     return weights, vocab
+
+
+def fastai_files(path: Path) -> tuple[Path, Path]:
+    """Return the names of weights and vocabulary that save_fastai writes for a name."""
+    weights = path if path.suffix == ".pth" else path.with_name(f"{path.name}.pth")
+    return weights, weights.with_name(f"{weights.stem}_vocab.pkl")
 
 
 def write_whole(path: Path, data: bytes) -> None:
