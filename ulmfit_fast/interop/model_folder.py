@@ -200,6 +200,22 @@ def build(config: AWDLSTMConfig, companions: Companions) -> Model:
     return TextClassifier(config, len(companions.labels), settings.bptt, settings.max_len)
 
 
+def restore(
+    tensors: Mapping[str, Tensor], header: Mapping[str, Any], tokenizer: Tokenizer, where: str
+) -> tuple[Model, Companions]:
+    """Return the model that was read and what stands beside it; torch's generator is left alone.
+
+    Raises:
+        InputError: header, tokenizer and tensors do not fit together.
+    """
+    config, companions = checked(header, tokenizer, where)
+    check_tensors(config, companions, tensors, where)
+    with torch.random.fork_rng(devices=[]):
+        model = build(config, companions)
+    model.load_state_dict(tensors)
+    return model, companions
+
+
 def trainer_of(
     model: Model,
     companions: Companions,
