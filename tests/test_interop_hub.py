@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from hypothesis import strategies as st
 from small_training import draw_texts, small_config, weights_hash
 
 from ulmfit_fast import ULMFiTTrainer
+from ulmfit_fast.model import TextClassifier
 from ulmfit_fast.training.checkpoint import FILES
 from ulmfit_fast.training.sizes import SIZES, ModelSize
 
 hub = pytest.importorskip("ulmfit_fast.interop.hub")
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hub_mixin  # noqa: E402
+
+from ulmfit_fast.interop.model_card import Card, card_of_run  # noqa: E402
 
 pytestmark = pytest.mark.peer
 TEXTS, LABELS = draw_texts(40)
@@ -186,6 +190,39 @@ def test_a_disk_that_refuses_leaves_the_old_model(
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_copying_a_trainers_model_leaves_torchs_generator_alone(trained: ULMFiTTrainer) -> None:
+    before = torch.random.get_rng_state()
+    hub.TextClassifier.from_trainer(trained)
+    hub.LanguageModel.from_trainer(trained)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_chunks_and_head_of_a_loaded_classifier_come_along(
+    trained: ULMFiTTrainer, tmp_path: Path
+) -> None:
+    trained.save(tmp_path / "model")
+    other = replace(small_config(precision="bf16"), bptt=5, max_len=5)
+    trainer = ULMFiTTrainer.load(tmp_path / "model", config=other)
+    assert trainer.classifier is not None
+    trainer.classifier = TextClassifier(trainer.classifier.config, 2, 4, 6, hidden_size=7).eval()
+    expected = trainer.predict(TEXTS)
+    trainer.save(tmp_path / "again")
+    assert ULMFiTTrainer.load(tmp_path / "again").predict(TEXTS) == expected
+    for model in (
+        hub.TextClassifier.from_trainer(trainer),
+        hub.TextClassifier.from_pretrained(tmp_path / "again"),
+    ):
+        assert (model.bptt, model.max_len, model.hidden_size) == (4, 6, 7)
+        assert model.predict(TEXTS) == expected
+        model.save_pretrained(tmp_path / "hub")
+        assert hub.TextClassifier.from_pretrained(tmp_path / "hub").predict(TEXTS) == expected
+
+
+def test_a_run_on_a_data_set_of_the_hub_names_it() -> None:
+    summary = {"source": "hf:owner/reviews:train", "out": "runs/x", "stages": []}
+    assert card_of_run(summary, "language_model").datasets == ("owner/reviews",)
+
+
 def test_a_run_of_the_command_line_loads_with_its_figures(tmp_path: Path) -> None:
     run = train_small(tmp_path)
     loaded = hub.TextClassifier.from_pretrained(run)
@@ -197,7 +234,11 @@ def test_a_run_of_the_command_line_loads_with_its_figures(tmp_path: Path) -> Non
     assert "train.csv: 54 labelled texts" in loaded.card.data
     assert loaded.card == hub.TextClassifier.from_pretrained(run / "model").card
     lm = hub.LanguageModel.from_pretrained(run)
-    assert lm.card.metrics == {}
+    (stage,) = [stage for stage in summary["stages"] if stage["stage"] != "classifier"]
+    assert lm.card.metrics["perplexity"] == stage["best"]["perplexity"]
+    assert hub.TextClassifier.from_pretrained(run).card.datasets == ()
+    copied = shutil.copytree(run / "model", run / "other")
+    assert hub.TextClassifier.from_pretrained(copied).card == Card(), "figures of another model"
     assert len(lm.next_tokens("the film")) == 5
 
 

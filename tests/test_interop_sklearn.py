@@ -246,6 +246,7 @@ def test_unusable_labels_are_refused_in_one_line(y: Any, message: str) -> None:
         ({"epochs": "3"}, "epochs is '3'"),
         ({"epochs": 2.5}, "epochs is 2.5"),
         ({"batch_size": 1}, "batch_size is 1: give a whole number of at least 2"),
+        ({"lr": float("inf")}, "lr is inf"),
         ({"lr": 0}, "lr is 0: give a learning rate above 0"),
         ({"lr": "fast"}, "lr is 'fast'"),
         ({"device": "abacus"}, "no device 'abacus'"),
@@ -271,3 +272,42 @@ def test_unusable_parameters_are_refused_at_fit_in_one_line(
 
 
 # --- inside scikit-learn
+
+
+# --- what stands around it
+
+
+def test_a_base_and_a_pickle_leave_torchs_generator_alone(
+    tmp_path: Path, fitted: ULMFiTClassifier
+) -> None:
+    trainer = ULMFiTTrainer(small_lm_config(), size="tiny", device="cpu")
+    trainer.pretrain(TEXTS)
+    trainer.save(tmp_path / "base")
+    fitted.save(tmp_path / "model")
+    before = torch.random.get_rng_state()
+    small(base=tmp_path / "base", size=None, lm_epochs=0, epochs=1).fit(TEXTS, LABELS)
+    pickle.loads(pickle.dumps(fitted))
+    ULMFiTClassifier.load(tmp_path / "model")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_folder_is_loaded_in_the_precision_of_its_fit(
+    tmp_path: Path, fitted: ULMFiTClassifier
+) -> None:
+    fitted.save(tmp_path / "model")
+    again = ULMFiTClassifier.load(tmp_path / "model")
+    assert again.precision == "fp32"
+    np.testing.assert_array_equal(again.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+    assert ULMFiTClassifier.load(tmp_path / "model", precision="auto").precision == "auto"
+
+
+def test_a_width_of_text_that_no_class_needs_costs_no_memory(
+    tmp_path: Path, fitted: ULMFiTClassifier
+) -> None:
+    header = fitted.__getstate__()["_model"]["header"]
+    header["sklearn_classes"]["dtype"] = f"<U{2**28}"
+    classifier = fitted._trainer.classifier
+    again = ULMFiTClassifier()
+    again._restore(classifier.state_dict(), header, fitted._trainer.tokenizer, "here")
+    np.testing.assert_array_equal(again.classes_, fitted.classes_)
+    assert again.classes_.itemsize < 100

@@ -90,7 +90,8 @@ class _HubModel(
         companions = companions_of(trainer, cls.kind)
         is_classifier = cls.kind == "classifier"
         source: Any = trainer.classifier if is_classifier else trainer.language_model
-        model = cls(source.config, companions)
+        with torch.random.fork_rng(devices=[]):
+            model = cls(source.config, companions)
         model.load_state_dict(source.state_dict())
         model.card = Card().with_facts(**facts)
         return model.to(trainer.device).eval()
@@ -260,9 +261,9 @@ class TextClassifier(_HubModel, models.TextClassifier):
     kind = "classifier"
 
     def __init__(self, config: models.AWDLSTMConfig, companions: Companions) -> None:
-        settings = companions.settings
+        settings, n_classes = companions.settings, len(companions.labels)
         models.TextClassifier.__init__(
-            self, config, len(companions.labels), settings.bptt, settings.max_len
+            self, config, n_classes, settings.bptt, settings.max_len, companions.head_size
         )
         self.companions = companions
         self._copies = InferenceCopy()

@@ -116,21 +116,35 @@ def card_of_run(summary: Mapping[str, Any], kind: str) -> Card:
     try:
         source = Path(summary["source"]).name
         name, data = Path(summary["out"]).name, f"Trained on {source}."
-        if "data" not in summary:
-            return Card(name=name, data=data)
+        datasets = hub_names(summary["source"])
+        if kind != "classifier":
+            lm = lm_metrics(summary["stages"])
+            on = "validation part" if lm else ""
+            return Card(name=name, data=data, datasets=datasets, metrics=lm, metrics_on=on)
         rows = summary["data"]
         data = (
             f"Trained on {source}: {rows['n_train']:,} labelled texts"
             f" and {rows['n_unlabelled']:,} without a label."
         )
-        card = Card(name=name, data=data)
-        if kind != "classifier":
-            return card
+        card = Card(name=name, data=data, datasets=datasets)
         part, what = ("test", "test file") if "test" in summary else ("valid", "validation part")
         on = f"{what}, {summary[part]['n']:,} texts"
         return replace(card, metrics=metrics_of(summary[part]), metrics_on=on)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise InputError(f"run.json cannot be used ({error!r:.80}): remove it") from error
+
+
+def hub_names(source: str) -> tuple[str, ...]:
+    """Return the name of a data set on the Hub, of "hf:owner/name:split"; none of a file."""
+    scheme, _, rest = source.partition(":")
+    return (rest.partition(":")[0],) if scheme == "hf" else ()
+
+
+def lm_metrics(stages: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return what was measured after the last stage of the language model."""
+    best = [stage["best"] for stage in stages if stage["stage"] != "classifier"][-1:]
+    names = ("perplexity", "accuracy")
+    return {name: float(found[name]) for found in best for name in names if name in found}
 
 
 def body(card: Card, kind: str, labels: Sequence[str], size: str) -> str:

@@ -7,7 +7,7 @@ another model, or one made to harm, costs one line and no memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, TextClassifier
+from ulmfit_fast.model import HEAD_SIZE, AWDLSTMConfig, LanguageModel, TextClassifier
 from ulmfit_fast.text.tokenizer import Tokenizer
 from ulmfit_fast.training.checkpoint import load_model, read_json
 from ulmfit_fast.training.config import TrainConfig
 from ulmfit_fast.training.progress import Observer
+from ulmfit_fast.training.restore import describe_model, settings_of
 from ulmfit_fast.training.sizes import model_size
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -28,6 +29,9 @@ Model = LanguageModel | TextClassifier
 LARGEST_SIZE = 10_000_000
 #: The folder of each kind in the folder of a run.
 FOLDER_OF = {"classifier": "model", "language_model": "language_model"}
+#: Entries of config.json that are ours; others are kept as they are.
+KNOWN = {"format", "format_version", "kind", "size", "model", "train", "labels", "head_size"}
+KNOWN |= {"text_columns"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Companions:
         settings: what it was trained with.
         size: name of its size.
         text_columns: of the table it was trained on.
+        head_size: units of the hidden layer in a classifier's head.
         extra: further entries of config.json, JSON values.
     """
 
@@ -48,16 +53,12 @@ class Companions:
     settings: TrainConfig
     size: str
     text_columns: tuple[str, ...] = ()
+    head_size: int = HEAD_SIZE
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Companions:
         """Return itself."""
         return self
-
-
-def kind_of(model: Model) -> str:
-    """Return the kind of a model as config.json has it."""
-    return "classifier" if isinstance(model, TextClassifier) else "language_model"
 
 
 def companions_of(trainer: ULMFiTTrainer, kind: str) -> Companions:
@@ -70,20 +71,19 @@ def companions_of(trainer: ULMFiTTrainer, kind: str) -> Companions:
     if model is None or trainer.tokenizer is None:
         raise InputError(f"the trainer has no {kind}: train one first")
     labels = tuple(trainer.labels) if kind == "classifier" else ()
-    return Companions(
-        trainer.tokenizer, labels, trainer.config, trainer.size, tuple(trainer.text_columns)
-    )
+    settings = settings_of(model, trainer.config)
+    size = model.hidden_size if isinstance(model, TextClassifier) else HEAD_SIZE
+    columns = tuple(trainer.text_columns)
+    return Companions(trainer.tokenizer, labels, settings, trainer.size, columns, size)
 
 
 def header_of(model: Model, companions: Companions) -> dict[str, Any]:
     """Return config.json's entries, as `ULMFiTTrainer.save` writes them, and the extra ones."""
     return {
         **companions.extra,
-        "kind": kind_of(model),
+        **describe_model(model, list(companions.labels)),
         "size": companions.size,
-        "model": asdict(model.config),
         "train": companions.settings.to_dict(),
-        "labels": list(companions.labels),
         "text_columns": list(companions.text_columns),
     }
 
@@ -110,10 +110,9 @@ def read_folder(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any
 
 def run_summary(path: Path) -> dict[str, Any]:
     """Return run.json of the run that a folder is, or is in; empty where there is none."""
-    for folder in (path, path.resolve().parent):
-        if (folder / "run.json").is_file():
-            return read_json(folder / "run.json")
-    return {}
+    path = path.resolve()
+    folder = path.parent if path.name in FOLDER_OF.values() else path
+    return read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
 
 
 def checked(
@@ -134,8 +133,10 @@ def checked(
         raise InputError(f"{where}: config.json has no {error}; the file is damaged") from error
     except (TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{where}: config.json cannot be used: {one_line(error)}") from error
-    for name in ("vocab_size", "embed_size", "hidden_size", "n_layers"):
-        value = getattr(config, name)
+    # Folders of language models, and those of before 0.1.0, have no size of a head.
+    head_size = header.get("head_size") or HEAD_SIZE
+    sizes = {n: getattr(config, n) for n in ("vocab_size", "embed_size", "hidden_size", "n_layers")}
+    for name, value in {**sizes, "head_size": head_size}.items():
         if type(value) is not int or not 0 < value <= LARGEST_SIZE:
             raise InputError(
                 f"{where}: config.json has {name} {value!r:.40}; expected a whole number from 1 to "
@@ -155,10 +156,9 @@ def checked(
             f"{where}: the tokenizer has {len(tokenizer.vocab)} tokens and the model "
             f"{config.vocab_size}; they are of different models"
         )
-    known = {"format", "format_version", "kind", "size", "model", "train", "labels", "text_columns"}
-    extra = {name: value for name, value in header.items() if name not in known}
-    companions = Companions(tokenizer, tuple(labels), settings, size, tuple(text_columns), extra)
-    return config, companions
+    extra = {name: value for name, value in header.items() if name not in KNOWN}
+    columns = tuple(text_columns)
+    return config, Companions(tokenizer, tuple(labels), settings, size, columns, head_size, extra)
 
 
 def check_tensors(
@@ -197,7 +197,24 @@ def build(config: AWDLSTMConfig, companions: Companions) -> Model:
     if not companions.labels:
         return LanguageModel(config)
     settings = companions.settings
-    return TextClassifier(config, len(companions.labels), settings.bptt, settings.max_len)
+    n_classes, size = len(companions.labels), companions.head_size
+    return TextClassifier(config, n_classes, settings.bptt, settings.max_len, size)
+
+
+def restore(
+    tensors: Mapping[str, Tensor], header: Mapping[str, Any], tokenizer: Tokenizer, where: str
+) -> tuple[Model, Companions]:
+    """Return the model that was read and what stands beside it; torch's generator is left alone.
+
+    Raises:
+        InputError: header, tokenizer and tensors do not fit together.
+    """
+    config, companions = checked(header, tokenizer, where)
+    check_tensors(config, companions, tensors, where)
+    with torch.random.fork_rng(devices=[]):
+        model = build(config, companions)
+    model.load_state_dict(tensors)
+    return model, companions
 
 
 def trainer_of(

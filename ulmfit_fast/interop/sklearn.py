@@ -13,12 +13,11 @@ from safetensors.torch import load, save
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.interop.model_folder import (
     Companions,
-    build,
-    check_tensors,
     checked,
     companions_of,
     header_of,
     read_folder,
+    restore,
     trainer_of,
 )
 from ulmfit_fast.interop.sklearn_data import Labels, is_missing, labels_of, names_of, texts_of
@@ -34,6 +33,9 @@ from ulmfit_fast.training.trainer import ULMFiTTrainer
 # After sklearn_data, which says what to install where there is no scikit-learn.
 from sklearn.base import BaseEstimator, ClassifierMixin  # isort: skip
 from sklearn.utils.validation import check_is_fitted  # isort: skip
+
+
+MOST_BYTES_A_CLASS = 2**16  # a folder made to harm may ask for any width
 
 
 # The parameters are a dataclass, which writes the __init__ that scikit-learn reads them from.
@@ -175,13 +177,14 @@ class ULMFiTClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             path: the folder.
-            parameters: of the class; those of the fit that made the folder are not in it.
+            parameters: of the class; of those of the fit, the folder has only the precision.
 
         Raises:
             InputError: no classifier is there, or it is damaged.
         """
         tensors, header, tokenizer = read_folder(Path(path), "classifier")
-        estimator = cls(**parameters)
+        _, companions = checked(header, tokenizer, str(path))
+        estimator = cls(**{"precision": companions.settings.precision, **parameters})
         check_parameters(estimator)
         estimator._restore(tensors, header, tokenizer, str(path))
         return estimator
@@ -230,10 +233,7 @@ class ULMFiTClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _restore(self, tensors: Any, header: Any, tokenizer: Any, where: str) -> None:
         """Take a model that was read."""
-        config, companions = checked(header, tokenizer, where)
-        check_tensors(config, companions, tensors, where)
-        model = build(config, companions)
-        model.load_state_dict(tensors)
+        model, companions = restore(tensors, header, tokenizer, where)
         self._trainer = trainer_of(model, companions, device="cpu")
         if not hasattr(self, "classes_"):
             self.classes_ = _classes_of(companions, where)
@@ -274,6 +274,8 @@ def _classes_of(companions: Companions, where: str) -> Labels:
         return np.array(labels)
     try:
         dtype = np.dtype(known["dtype"])
+        if dtype.itemsize > MOST_BYTES_A_CLASS:
+            dtype = np.dtype(dtype.kind)  # as wide as the classes are
         values = [v.encode("latin-1") if dtype.kind == "S" else v for v in known["values"]]
         classes = np.array(values, dtype=dtype)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

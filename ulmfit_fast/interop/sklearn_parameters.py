@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 from sklearn.utils import check_random_state
 
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.interop.model_folder import build, check_tensors, checked, read_folder, trainer_of
+from ulmfit_fast.interop.model_folder import read_folder, restore, trainer_of
 from ulmfit_fast.training.config import StageName, TrainConfig
 from ulmfit_fast.training.defaults import (
     count_words,
@@ -50,7 +51,7 @@ def check_parameters(given: Parameters) -> None:
     for name, least in (("lm_epochs", 0), ("epochs", 1), ("batch_size", 2)):
         check_count(name, getattr(given, name), least)
     lr: object = given.lr
-    if lr is not None and not (is_number(lr, Real) and float(lr) > 0):  # type: ignore[arg-type]
+    if lr is not None and not (is_number(lr, Real) and 0 < float(lr) < math.inf):  # type: ignore[arg-type]
         raise InputError(f"lr is {lr!r:.60}: give a learning rate above 0, or None")
     base: object = given.base
     if base is not None and not isinstance(base, str | Path):
@@ -127,8 +128,5 @@ def new_trainer(given: Parameters, texts: list[str], n_labelled: int, seed: int)
         kind = given.tokenizer or KINDS[0]
         return ULMFiTTrainer(config, size=size, tokenizer_kind=kind, device=str(device))
     tensors, header, tokenizer = read_folder(Path(given.base), "language_model")
-    model_config, companions = checked(header, tokenizer, str(given.base))
-    check_tensors(model_config, companions, tensors, str(given.base))
-    model = build(model_config, companions)
-    model.load_state_dict(tensors)
+    model, companions = restore(tensors, header, tokenizer, str(given.base))
     return trainer_of(model, replace(companions, settings=config), device=str(device))

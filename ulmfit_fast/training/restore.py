@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor
@@ -46,3 +46,10 @@ def restore_model(
         model = LanguageModel(config)
     model.load_state_dict(tensors)
     return model
+
+
+def settings_of(model: LanguageModel | TextClassifier, config: TrainConfig) -> TrainConfig:
+    """Return settings with the chunks of a classifier, which a loaded one keeps under others."""
+    if isinstance(model, TextClassifier):
+        return replace(config, bptt=model.bptt, max_len=model.max_len)
+    return config

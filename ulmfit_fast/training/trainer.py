@@ -24,7 +24,7 @@ from ulmfit_fast.training.inference import InferenceCopy
 from ulmfit_fast.training.loop import Fit, StageResult
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
 from ulmfit_fast.training.progress import Observer, tell_texts_done
-from ulmfit_fast.training.restore import describe_model, restore_model
+from ulmfit_fast.training.restore import describe_model, restore_model, settings_of
 from ulmfit_fast.training.sizes import model_size, new_language_model
 from ulmfit_fast.training.tasks import ClassifierTask, LanguageModelTask, classify
 from ulmfit_fast.training.transfer import classifier_from, transfer_language_model
@@ -239,7 +239,7 @@ class ULMFiTTrainer:
         config = {
             **describe_model(model, self.labels),
             "size": self.size,
-            "train": self.config.to_dict(),
+            "train": settings_of(model, self.config).to_dict(),
             "text_columns": list(self.text_columns),
         }
         save_model(Path(path), model.state_dict(), config, self.tokenizer)
