@@ -42,9 +42,9 @@ def convert(options: ConvertOptions, terminal: Terminal) -> None:
     """
     folder = find_model(Path(options.source), "model", "language_model")
     is_ours = (folder / "config.json").exists()
-    for path in fastai_files(options.target) if is_ours else (options.target,):
-        if path.exists() and not options.overwrite:
-            raise InputError(f"{path}: exists; give another name, or replace it: --overwrite")
+    for place in fastai_files(options.target) if is_ours else (options.target,):
+        if place.exists() and not options.overwrite:
+            raise InputError(f"{place}: exists; give another name, or replace it: --overwrite")
     if is_ours:
         trainer = ULMFiTTrainer.load(folder, device="cpu")
         weights, vocab = save_fastai(trainer, options.target)

@@ -123,9 +123,8 @@ def check_place(path: Path, suffix: str, *, overwrite: bool) -> None:
         if file.is_dir():
             raise InputError(f"{file}: a folder has this name; give another place")
         if file.exists() and not overwrite:
-            raise InputError(
-                f"{file}: this file exists; give another name, or replace it with --overwrite (overwrite=True)"
-            )
+            hint = "give another name, or replace it with --overwrite (overwrite=True)"
+            raise InputError(f"{file}: this file exists; {hint}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path}: the folder {folder} cannot be written; give another place")
 
