@@ -66,8 +66,8 @@ Tensor cast(const Tensor& source, ScalarType dtype) {
 void check(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias,
            const Tensor& targets, ScalarType wide) {
   STD_TORCH_CHECK(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1) &&
-                      weight.size(0) > 0,
-                  "hidden, weight: expected shapes [N, E] and [V, E]");
+                      weight.size(0) > 0 && weight.size(1) > 0,
+                  "hidden, weight: expected shapes [N, E] and [V, E] with V, E >= 1");
   const auto fits = [&](const Tensor& tensor) {
     return tensor.scalar_type() == hidden.scalar_type() || tensor.scalar_type() == wide;
   };
@@ -156,12 +156,13 @@ void finish_statistics(const Loss& loss, C* lse, C* losses) {
       const C other = *row<C>(params.largest, s * width + t);
       largest = other > largest ? other : largest;
     }
+    const C base = std::isinf(largest) && largest < 0 ? C{0} : largest;  // all are forbidden
     for (int64_t s = 0; s < params.n_slices; ++s) {
       sum += *row<C>(params.sums, s * width + t) *
-             std::exp(*row<C>(params.largest, s * width + t) - largest);
+             std::exp(*row<C>(params.largest, s * width + t) - base);
       if (params.totals != nullptr) total += *row<C>(params.totals, s * width + t);
     }
-    lse[t] = largest + std::log(sum);
+    lse[t] = base + std::log(sum);
     C value = lse[t] - static_cast<C>(1.0 - smoothing) * *row<C>(params.wanted, t);
     if (smoothing > 0) value -= static_cast<C>(smoothing / loss.V) * total;
     losses[t] = params.targets[t] == loss.ignore_index ? C{0} : value;
@@ -178,6 +179,9 @@ void take_gradients(const Loss& loss, const C* lse, const C* row_grads, double g
     *row<C>(params.lse, t) = t < params.N ? lse[t] : std::numeric_limits<C>::max();
     const C own = row_grads != nullptr && counts ? row_grads[t] : C{1};
     *row<C>(params.grad, t) = counts ? static_cast<C>(own * grad) : C{0};
+    // Nobody checked it: a step that looks for what is not finite shall find it.
+    if (counts && (params.targets[t] < 0 || params.targets[t] >= loss.V))
+      *row<C>(params.grad, t) = std::numeric_limits<C>::quiet_NaN();
   }
 }
 

@@ -142,11 +142,7 @@ def plain(
 
 
 def check(loss_of: object, case: Case, seed: int = 0) -> None:
-    """Hold an implementation to the criterion of numerics.py, with one allowance more.
-
-    A mean's loss is a single number, whose rounding is luck: it may err by the floor times the mean
-    magnitude of its terms as well.
-    """
+    """Hold an implementation to the criterion of numerics.py."""
     call = draw(case, seed)
     exact = run_autograd(plain, call.to(torch.float64))
     torchs = run_autograd(plain, call)

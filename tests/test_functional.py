@@ -36,6 +36,16 @@ def test_variational_dropout_equals_the_reference() -> None:
     assert torch.equal(functional.variational_dropout(x, 0.3, SEED), expected)
 
 
+def test_a_padding_index_may_count_from_the_end() -> None:
+    weight = torch.randn(4, 3, requires_grad=True)
+    ids = torch.tensor([0, 3, 3, 2])
+    found = functional.embedding_dropout(ids, weight, 0.0, None, -1)
+    expected = torch.nn.functional.embedding(ids, weight, -1)
+    for embedded in (found, expected):
+        (grad,) = torch.autograd.grad(embedded.sum(), weight)
+        assert grad[:, 0].tolist() == [1, 0, 1, 0]
+
+
 def test_variational_dropout_of_nothing_is_the_input() -> None:
     x = torch.randn(7, 3, 10)
     assert functional.variational_dropout(x, 0.0, None) is x
@@ -54,6 +64,9 @@ IDS = torch.tensor([0, 3])
 BAD_CALLS = {
     "ids: expected 0..2, one for each row of the table; found 3 at [1]": (
         lambda: functional.embedding_dropout(IDS, W[:3], 0.5, SEED)
+    ),
+    "padding_idx: expected a row of the table, found 4 for 4 rows": (
+        lambda: functional.embedding_dropout(IDS, W, 0.0, None, 4)
     ),
     "ids: expected int64, found torch.int32; call ids.long()": (
         lambda: functional.embedding_dropout(IDS.int(), W, 0.5, SEED)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import loss_calls
 import pytest
 import torch
 import torch.nn.functional as F
 from loss_calls import IGNORED, Case, draw, run_autograd
+from numerics import assert_no_worse
 from torch import Tensor
 
 from ulmfit_fast import functional, reference
@@ -50,7 +53,7 @@ def test_the_reference_passes_the_same_test(case: Case) -> None:
 
 
 def _forget_the_bias(x: Tensor, w: Tensor, b: Tensor | None, *rest: object) -> Tensor:
-    return reference.linear_cross_entropy(x, w, None if b is None else b.detach(), *rest)
+    return reference.linear_cross_entropy(x, w, None if b is None else b * 1e-3, *rest)
 
 
 def _average_over_ignored_rows(x: Tensor, w: Tensor, b: Tensor | None, *rest: object) -> Tensor:
@@ -86,7 +89,7 @@ def _lose_smoothing(x: Tensor, w: Tensor, b: Tensor | None, t: Tensor, *rest: ob
 )
 def test_wrong_losses_fail(mutant: Callable[..., Tensor]) -> None:
     case = Case((70, 24, 33), label_smoothing=0.1)
-    with pytest.raises((AssertionError, RuntimeError)):
+    with pytest.raises(AssertionError):
         loss_calls.check(mutant, case)
 
 
@@ -205,7 +208,7 @@ def test_it_compiles_into_one_graph() -> None:
 
 BAD_CALLS = {
     "hidden, weight: expected shapes [N, E] and [V, E], found [4, 3] and [3, 5]": (X, W.t(), B, T),
-    "weight: expected at least one class, found [0, 3]": (X, W[:0], None, T),
+    "weight: expected at least one class and one feature, found [0, 3]": (X, W[:0], None, T),
     "bias: expected shape [5], found [4]": (X, W, B[:4], T),
     "targets: expected shape [4], found [3]": (X, W, B, T[:3]),
     "targets: expected int64, found torch.int32": (X, W, B, T.int()),
@@ -233,6 +236,91 @@ def test_bad_settings_are_named() -> None:
         functional.linear_cross_entropy(X, W, B, T, reduction="max")
 
 
-def test_a_target_that_nobody_checked_makes_the_loss_nan() -> None:
-    arguments = (X, W, B, torch.tensor([0, 7, 1, 2]), IGNORED, 0.0, "mean", False, False)
-    assert torch.ops.ulmfit_fast.linear_cross_entropy_forward(*arguments)[0].isnan()
+def test_a_target_that_nobody_checked_makes_the_loss_and_its_gradients_nan() -> None:
+    arguments = (X, W, B, torch.tensor([0, 7, 1, 2]), IGNORED, 0.0, "mean", True, True)
+    loss, _, dx, dw, db = torch.ops.ulmfit_fast.linear_cross_entropy_forward(*arguments)
+    assert loss.isnan()
+    assert dx[1].isnan().all()
+    assert dx[[0, 2, 3]].isfinite().all()
+    assert dw.isnan().any()
+    assert db.isnan().any()
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    yield
+    torch.set_num_threads(before)
+
+
+#: Slices of the vocabulary: a thread has one, of whole blocks of 192 classes.
+MANY_CLASSES = 3 * 192 + 1
+
+
+@pytest.mark.usefixtures("_instruction_set")
+@pytest.mark.parametrize("n_threads", [2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_slices_of_the_vocabulary_add_up(dtype: torch.dtype, n_threads: int) -> None:
+    case = Case((70, 24, MANY_CLASSES), dtype, label_smoothing=0.1)
+    with threads(n_threads):
+        loss_calls.check(functional.linear_cross_entropy, case)
+        again = [run_autograd(functional.linear_cross_entropy, draw(case)) for _ in range(2)]
+    assert all(torch.equal(again[0][name], again[1][name]) for name in again[0])
+
+
+@pytest.mark.usefixtures("_instruction_set")
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize(
+    ("first", "last"), [(0, 192), (384, 576), (0, 576)], ids=["first", "slice", "all but one"]
+)
+def test_classes_that_the_bias_forbids_have_no_share(first: int, last: int, n_threads: int) -> None:
+    call = draw(Case((20, 24, MANY_CLASSES), ignored=0.0))
+    call.targets.fill_(MANY_CLASSES - 1)
+    assert call.bias is not None
+    call.bias[first:last] = -torch.inf
+    allowed = [row for row in range(MANY_CLASSES) if not first <= row < last]
+    part = replace(call, weight=call.weight[allowed], bias=call.bias[allowed])
+    part.targets.fill_(len(allowed) - 1)
+    expected = run_autograd(functional.linear_cross_entropy, part)
+    call.targets.fill_(MANY_CLASSES - 1)
+    with threads(n_threads):
+        found = run_autograd(functional.linear_cross_entropy, call)
+    assert torch.allclose(found["loss"], expected["loss"], rtol=1e-5)
+    assert torch.allclose(found["dx"], expected["dx"], atol=1e-6)
+    assert torch.allclose(found["dw"][allowed], expected["dw"], atol=1e-6)
+    assert not found["dw"][first:last].any()
+
+
+def test_shares_that_no_float_holds_are_nothing() -> None:
+    # Products with denormal numbers are slow; -1e4 is how people write "forbidden".
+    call = draw(Case((20, 24, 500), ignored=0.0, scale=30.0))
+    found = run_autograd(functional.linear_cross_entropy, call)
+    small = found["dw"].abs()
+    assert not ((small > 0) & (small < torch.finfo(torch.float32).tiny)).any()
+
+
+def test_backward_makes_nothing_as_large_as_the_weight() -> None:
+    x, w = torch.randn(6, 5, requires_grad=True), torch.randn(1000, 5, requires_grad=True)
+    loss = functional.linear_cross_entropy(x, w, None, torch.arange(6))
+    with torch.profiler.profile(record_shapes=True) as profile:
+        loss.backward()
+    assert "aten::zeros" not in {event.key for event in profile.key_averages()}
+
+
+def test_a_scaled_loss_in_float16_has_the_gradients_of_pytorch() -> None:
+    case = Case((70, 24, 300), torch.float16)
+    call = draw(case)
+    scale = 2.0**14
+
+    def scaled(*arguments: object) -> Tensor:
+        return functional.linear_cross_entropy(*arguments) * scale
+
+    def plainly(*arguments: object) -> Tensor:
+        return loss_calls.plain(*arguments) * scale
+
+    found, theirs = run_autograd(scaled, call), run_autograd(plainly, call)
+    exact = run_autograd(plainly, call.to(torch.float64))
+    for name in ("dx", "dw"):
+        assert found[name].isfinite().all()
+        assert_no_worse(name, found[name], theirs[name], exact[name], torch.float16)

@@ -147,10 +147,10 @@ ULMFIT_FAST_INLINE Vector<float> exp(Vector<float> x) {
   return p * factor[0] * factor[1];
 }
 
-// exp where x <= 88: 2^n is then a float32.
-ULMFIT_FAST_INLINE Vector<float> exp_below_88(Vector<float> x) {
+// exp where x <= 88: 2^n is then a float32. 0 where it would be denormal.
+ULMFIT_FAST_INLINE Vector<float> exp_below_88(Vector<float> given) {
   const Vector<float> low = Vector<float>{} - 87.33654f;
-  x = x < low ? low : x;
+  const Vector<float> x = given < low ? low : given;
   const Vector<float> shifted = x * 1.44269504f + 12582912.0f;
   const Vector<float> n = shifted - 12582912.0f;
   Words exponent;
@@ -158,7 +158,8 @@ ULMFIT_FAST_INLINE Vector<float> exp_below_88(Vector<float> x) {
   const Words bits = (exponent - (0x4B400000 - 127)) << 23;
   Vector<float> factor;
   std::memcpy(&factor, &bits, sizeof(factor));
-  return exp_of_rest((x - n * 0.693359375f) + n * 2.12194440e-4f) * factor;
+  const Vector<float> y = exp_of_rest((x - n * 0.693359375f) + n * 2.12194440e-4f) * factor;
+  return given < low ? Vector<float>{} : y;
 }
 
 ULMFIT_FAST_INLINE Vector<double> exp(Vector<double> x) {

@@ -99,6 +99,7 @@ def _concat_pool_save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor
     x, start, end = inputs
     ctx.n_positions = x.shape[1]
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # none for the places of the largest
     ctx.save_for_backward(output[1], start, end)
 
 

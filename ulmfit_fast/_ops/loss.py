@@ -34,7 +34,7 @@ def _linear_cross_entropy_forward_fake(
 ) -> tuple[Tensor, ...]:
     wide = accumulation_dtype(hidden.dtype)
     lse = hidden.new_empty(hidden.shape[0], dtype=wide)
-    loss = torch.empty_like(lse) if reduction == "none" else lse.new_empty(())
+    loss = lse.new_empty(lse.shape if reduction == "none" else ())
     at_once = reduction != "none"
     return (
         loss,
@@ -57,6 +57,7 @@ def _forward_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     hidden, weight, bias, targets, *ctx.settings, need_dx, need_dw = inputs
     _, lse, dx, dw, db = output
     ctx.mark_non_differentiable(lse, dx, dw, db)
+    ctx.set_materialize_grads(False)  # zeros like dw would be made, and read by nobody
     ctx.at_once = need_dx or need_dw
     if ctx.at_once:
         ctx.save_for_backward(dx, dw, db, hidden, weight, bias)
@@ -77,7 +78,7 @@ def _forward_gradient(ctx: Any, grad: Tensor, *rest: Any) -> tuple[Tensor | None
     if ctx.at_once:
         *gradients, hidden, weight, bias = ctx.saved_tensors
         if not _is_one(grad):
-            gradients = [g * grad.to(g.dtype) for g in gradients]
+            gradients = [g * grad for g in gradients]  # a scalar widens nothing
         if torch.is_grad_enabled():  # with create_graph=True: they would pass for constants
             gradients = [
                 _Once.apply(g, hidden, weight, bias)  # type: ignore[no-untyped-call]

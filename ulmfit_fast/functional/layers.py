@@ -26,7 +26,7 @@ def embedding_dropout(
         weight: embedding table; shape [V, E].
         drop_p: chance that a word's embedding is zero in this whole call, in [0, 1).
         seed: int64 tensor with one element, on weight's device; None only where drop_p is 0.
-        padding_idx: row that gets no gradient from the look-up.
+        padding_idx: row that gets no gradient from the look-up; negative ones count from the end.
 
     Returns:
         embedded: shape [*ids.shape, E].
@@ -42,6 +42,11 @@ def embedding_dropout(
     if drop_p > 0:
         check_seed(seed, "weight", weight.device)
     check_ids(ids, len(weight))
+    if padding_idx is not None:
+        if not -len(weight) <= padding_idx < len(weight):
+            found = f"found {padding_idx} for {len(weight)} rows"
+            raise ValueError(f"padding_idx: expected a row of the table, {found}")
+        padding_idx %= len(weight)
     _native.require_kernel("embedding_dropout", weight.device)
     embedded: Tensor = torch.ops.ulmfit_fast.embedding_dropout(
         ids, weight, drop_p, seed if drop_p > 0 else None, padding_idx

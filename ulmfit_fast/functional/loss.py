@@ -61,7 +61,9 @@ def linear_cross_entropy(
     _native.require_kernel("linear_cross_entropy_forward", device)
     # On a CPU a fourth product costs a third more time, so the gradient is made at once; on a GPU
     # it costs less than holding the gradient until it is asked for.
-    at_once = device.type == "cpu" and torch.is_grad_enabled() and reduction != "none"
+    # Nor in float16, where a gradient that is scaled later has lost what is small.
+    small = hidden.dtype == torch.float16
+    at_once = device.type == "cpu" and torch.is_grad_enabled() and reduction != "none" and not small
     need_dw = weight.requires_grad or (bias is not None and bias.requires_grad)
     with torch.autocast(device.type, enabled=False):
         loss: Tensor = torch.ops.ulmfit_fast.linear_cross_entropy_forward(
@@ -79,7 +81,8 @@ def _check(
         found = f"{list(hidden.shape)} and {list(weight.shape)}"
         raise ValueError(f"hidden, weight: expected shapes [N, E] and [V, E], found {found}")
     if 0 in weight.shape:
-        raise ValueError(f"weight: expected at least one class, found {list(weight.shape)}")
+        at_least = "expected at least one class and one feature"
+        raise ValueError(f"weight: {at_least}, found {list(weight.shape)}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: expected shape [{len(weight)}], found {list(bias.shape)}")
     if targets.shape != hidden.shape[:1]:
