@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import pickle
+import random
+import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from fastai_files import V1, E, V, old_language_model, vocab_of, write_pair
+from fastai_files import V1, E, V, old_classifier, old_language_model, vocab_of, write_pair
+from hostile_files import archive_of, as_legacy, good
 from torch import nn
 
 from ulmfit_fast import InputError
+from ulmfit_fast.interop import vocab_pickle as vocab_pickle_module
+from ulmfit_fast.interop.archives import read_archive
 from ulmfit_fast.interop.checkpoints import load_fastai, read_vocab
 from ulmfit_fast.interop.vocab_pickle import read_vocab_pickle, vocab_pickle
+from ulmfit_fast.interop.weights import read_weights
 
 BROKEN = {
     "vocabulary of another size": (
@@ -58,6 +65,14 @@ BROKEN = {
         lambda: (old_language_model("v1"), list(range(V))),
         "holds more than a list of strings (BININT1)",
     ),
+    "pieces for tokens": (
+        lambda: (old_language_model("v1"), [*V1, *(f"\u2581p{i}" for i in range(V - len(V1)))]),
+        "a vocabulary of SentencePiece; only models of words are read",
+    ),
+    "a name that acts on terminals": (
+        lambda: ({**old_language_model("v1"), "0.\x1b[2J\n": torch.zeros(1)}, vocab_of(V1)),
+        r"0.\x1b[2J\n: no part of an AWD_LSTM",
+    ),
     "no tokens": (lambda: (old_language_model("v1"), []), "the vocabulary is empty"),
 }
 
@@ -102,3 +117,110 @@ def test_vocabularies_of_every_protocol_are_read(protocol: int) -> None:
         assert read_vocab_pickle(pickle.dumps(value, protocol), "v") == list(value)
     assert pickle.loads(vocab_pickle(vocab)) == vocab
     assert read_vocab_pickle(vocab_pickle(vocab), "v") == vocab
+
+
+ODD = {
+    "sparse": (lambda x: x.to_sparse(), "expected a dense tensor with its values"),
+    "without values": (lambda x: x.to("meta"), "expected a dense tensor with its values"),
+    "quantized": (
+        lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+        "expected a dense tensor with its values",
+    ),
+    "complex": (
+        lambda x: x.to(torch.complex64),
+        "expected floating-point numbers, found torch.complex64",
+    ),
+    "integers": (lambda x: x.long(), "expected floating-point numbers, found torch.int64"),
+    "8 bits": (
+        lambda x: x.to(torch.float8_e4m3fn),
+        "expected floating-point numbers, found torch.float8_e4m3fn",
+    ),
+    "not a number": (lambda x: x / 0 * 0, "not all finite: training had failed"),
+    "infinite": (lambda x: x / 0, "not all finite: training had failed"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, what: str) -> None:
+    change, message = ODD[what]
+    state = old_language_model("v1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of quantized tensors, which torch gives up
+        embedding = change(state["0.encoder.weight"])
+        for name in ("0.encoder.weight", "0.encoder_dp.emb.weight", "1.decoder.weight"):
+            state[name] = embedding
+        file = write_pair(tmp_path, state, vocab_of(V1))
+        with pytest.raises(InputError) as error:
+            load_fastai(file)
+    assert f"0.encoder.weight: {message}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("1.layers.0.running_var", torch.ones(7), "expected running_var of shape [24], found [7]"),
+        ("1.layers.4.num_batches_tracked", torch.ones(2), "num_batches_tracked of shape []"),
+        ("1.layers.2.weight", torch.ones(()), "expected matrices in its linear layers"),
+        ("1.layers.2.weight", torch.ones(5, 23), "expected a layer of [5, 24], found [5, 23]"),
+        ("1.layers.6.bias", torch.ones(2), "expected a bias of [3], found [2]"),
+        ("1.layers.8.weight", torch.ones(2, 2), "found 2 batch norms and 3 linear layers"),
+        ("1.layers.4.weight", None, "expected weight of shape [5], found none"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(
+    tmp_path: Path, key: str, value: torch.Tensor | None, message: str
+) -> None:
+    state = old_classifier("v1")
+    state.pop(key, None)
+    if value is not None:
+        state[key] = value
+    with pytest.raises(InputError) as error:
+        load_fastai(write_pair(tmp_path, state, vocab_of(V1)))
+    assert message in str(error.value)
+
+
+def test_a_vocabulary_of_too_many_instructions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocab_pickle_module, "MOST_INSTRUCTIONS", 100)
+    with pytest.raises(InputError, match="more than 100 instructions for a vocabulary; refused"):
+        read_vocab_pickle(b"\x80\x02" + b"]" * 1000 + b".", "v")
+
+
+def test_reading_a_vocabulary_takes_time_by_its_length() -> None:
+    """Marks above a long stack: a search from below would take minutes for these 2.4 MB."""
+    n = 300_000
+    data = b"\x80\x02" + b"X\x01\0\0\0a" * n + b"(t" * n + b"."
+    started = time.perf_counter()
+    with pytest.raises(InputError, match="the vocabulary is empty"):
+        read_vocab_pickle(data, "v")
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "vocabulary", "tar"])
+def test_any_changed_byte_is_read_or_refused_in_one_line(tmp_path: Path, form: str) -> None:
+    draw = random.Random(form)
+    model, vocab = good(tmp_path)
+    source = {
+        "zip": model, "legacy": as_legacy(old_language_model("v1")), "vocabulary": vocab,
+        "tar": archive_of(tmp_path, {"m.pth": model, "v.pkl": vocab}, "a.tar").read_bytes(),
+    }[form]  # fmt: skip
+    readers = {
+        "zip": lambda data: read_weights(data, "m"),
+        "legacy": lambda data: read_weights(data, "m"),
+        "vocabulary": lambda data: read_vocab_pickle(data, "v"),
+        "tar": lambda data: (
+            (tmp_path / "b.tar").write_bytes(data) and read_archive(tmp_path / "b.tar")
+        ),
+    }
+    refusals = []
+    for _ in range(300):
+        data = bytearray(source)
+        for _ in range(draw.choice([1, 2, 8])):
+            most = len(data) if draw.random() < 0.3 else min(len(data), 3000)
+            data[draw.randrange(most)] = draw.choice([0, 255, 40, 46, draw.randrange(256)])
+        try:
+            readers[form](bytes(data))
+        except InputError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 20
+    assert not any("\n" in refusal for refusal in refusals)

@@ -17,6 +17,7 @@ import click
 from ulmfit_fast import __version__
 from ulmfit_fast.commands.options import (
     DEBUG,
+    convert_options,
     debug_option,
     export_options,
     json_option,
@@ -153,7 +154,7 @@ def train(**values: Any) -> None:
 
 
 @main.command()
-@click.argument("file")
+@click.argument("file", required=False)
 @click.option(
     "--from",
     "start",
@@ -165,7 +166,8 @@ def train(**values: Any) -> None:
 def pretrain(**values: Any) -> None:
     """Train a language model on FILE, text of any kind, from scratch or --from another one.
 
-    In a .txt file every line is a text, or every <doc> ... </doc> where there are such.
+    Without FILE the model of --from is taken as it is, for train --base. In a .txt file every line
+    is a text, or every <doc> ... </doc> where there are such.
     """  # fmt: skip
     from ulmfit_fast.commands.train import TrainOptions, pretrain
 
@@ -250,16 +252,7 @@ def export(**values: Any) -> None:
 @main.command()
 @click.argument("source")
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option(
-    "--vocab",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Vocabulary of a model of fastai's. Default: the .pkl beside it.",
-)
-@click.option("--labels", metavar="A,B,...", help="Names of a classifier's classes.")
-@overwrite_option
-@json_option
-@debug_option
+@convert_options
 def convert(**values: Any) -> None:
     """Convert a model of fastai's to ours, or ours to fastai's.
 
@@ -328,7 +321,8 @@ def _files(values: dict[str, Any]) -> Files:
         "header",
     )  # fmt: skip
     return Files(
-        train=values.pop("file"), **{name: values.pop(name) for name in names if name in values}
+        train=values.pop("file") or "",
+        **{name: values.pop(name) for name in names if name in values},
     )
 
 

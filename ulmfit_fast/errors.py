@@ -1,6 +1,12 @@
 """The exceptions whose message is meant for the user: what is wrong and what to do, in one line."""
 
 
+def one_line(text: object, n_characters: int = 200) -> str:
+    """Return a stranger's text as it may stand in such a message: no control characters, short."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[: n_characters + 1])
+    return shown if len(shown) <= n_characters else shown[: n_characters - 3] + "..."
+
+
 class InputError(ValueError):
     """Input that cannot be used: one line that says what is wrong, where, and what to do.
 

@@ -28,7 +28,7 @@ class Files:
     """What the user named.
 
     Attributes:
-        train: table with texts and labels.
+        train: table with texts and labels; empty for none, which only `pretrain --from` can do.
         valid: the same for validation; None holds a part of train out.
         test: the same for the final test.
         unlabelled: more texts for the language model.

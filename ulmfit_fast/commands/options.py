@@ -87,6 +87,16 @@ run_options = _options(
     json_option,
     debug_option,
 )  # fmt: skip
+convert_options = _options(
+    click.option("--vocab", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Vocabulary of a model of fastai's. Default: the .pkl beside it."),
+    click.option("--labels", metavar="A,B,...", help="Names of a classifier's classes."),
+    click.option("--encoder-only", is_flag=True,
+                 help="Without head and decoder: for load_encoder, or if a head cannot be read."),
+    click.option("--overwrite", is_flag=True, help="Replace what stands at TARGET."),
+    json_option,
+    debug_option,
+)  # fmt: skip
 export_options = _options(
     click.option("--to", type=click.Choice(["onnx", "torch-export"]), default="onnx",
                  show_default=True, help="Form of the file: .onnx, or torch.export's .pt2."),

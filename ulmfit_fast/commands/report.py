@@ -49,6 +49,7 @@ class Run:
         choices: settings.
         stages: language-model stages, in order.
         base: folder of the language model it starts from.
+        start: what the user named to start from, where base is made of it for this run alone.
         data: of the classifier; None trains none.
         cache: folder for numericalized texts; None keeps none.
         skipped: rows that were left out, with their source.
@@ -64,6 +65,7 @@ class Run:
     stages: list[LanguageModelStage]
     base: Path | None
     data: TrainingData | None
+    start: str | None = None
     cache: Path | None = None
     skipped: list[tuple[str, SkippedRow]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -181,7 +183,7 @@ def summarize(run: Run, out: Path) -> dict[str, Any]:
         "kind": "train" if run.data else "pretrain",
         "out": str(out),
         "source": run.source,
-        "base": str(run.base) if run.base else None,
+        "base": run.start or (str(run.base) if run.base else None),
         "size": run.choices.size,
         "tokenizer": run.choices.tokenizer,
         "device": run.choices.device,

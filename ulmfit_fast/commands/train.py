@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from ulmfit_fast.commands.cache import cache_folder
 from ulmfit_fast.commands.choices import Base, Settings, check_settings, choose, count_words
-from ulmfit_fast.commands.convert import read_source
+from ulmfit_fast.commands.convert import ConvertOptions, read_source
 from ulmfit_fast.commands.data import Files, TrainingData, header_remark, read_training_data
 from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, say_results, summarize
 from ulmfit_fast.commands.run_folder import RunFolder, default_out, find_model
@@ -68,12 +69,8 @@ def train(options: TrainOptions, terminal: Terminal) -> None:
             "pretrain one on"
         )
     check_settings(options.settings)
-    if options.base and (options.settings.size or options.settings.tokenizer):
-        given = "--size" if options.settings.size else "--tokenizer"
-        raise InputError(
-            f"--base and {given} exclude each other: the model at {options.base} has its size and "
-            f"its tokenizer; leave {given} out"
-        )
+    if options.base:
+        _check_size(options.settings, "--base", options.base)
     base = check_base(options.base) if options.base else None
     data = read_training_data(options.files, options.settings.seed)
     stages = _language_model_stages(data, base, options.settings.seed)
@@ -84,16 +81,49 @@ def train(options: TrainOptions, terminal: Terminal) -> None:
 def pretrain(options: TrainOptions, terminal: Terminal) -> None:
     """Train a language model on a file of text, and write the run's folder.
 
+    Without a file the model to start from is written as it is.
+
     Raises:
         InputError: an option or the file cannot be used; nothing was written.
         TrainingError: the loss is not finite.
     """
+    if options.start is None:
+        if not options.files.train:
+            raise InputError("no FILE: give the text to train on, or a model to take with --from")
+        _pretrain(options, _run_folder(options), None, terminal)
+        return
+    if not options.files.train and options.settings.lm_epochs:
+        raise InputError("--epochs needs a FILE to train on; leave it out to take the model as is")
     folder = _run_folder(options)
-    if options.start is not None:
-        with model_folder_of(options.start) as start:
-            _pretrain(options, folder, check_base(start), terminal)
-    else:
-        _pretrain(options, folder, None, terminal)
+    _check_size(options.settings, "--from", options.start)
+    with model_folder_of(options.start, terminal) as start:
+        base = check_base(start, "--from", options.start)
+        if not options.files.train:
+            _take(options.start, base.folder, folder, terminal)
+        else:
+            _pretrain(options, folder, base, terminal)
+
+
+def _take(start: str, model: Path, folder: RunFolder, terminal: Terminal) -> None:
+    """Write the folder of a run that trains nothing."""
+    with folder.fill() as place:
+        ULMFiTTrainer.load(model, device="cpu").save(place / "language_model")
+        facts = {"kind": "pretrain", "out": str(folder.path), "source": None, "base": start}
+        write_json(place / "run.json", {**facts, "stages": []})
+    terminal.say(f"model           {folder.path / 'language_model'}, as it was in {start}")
+    out = shlex.quote(str(folder.path))
+    terminal.say(f"next            ulmfit-fast train FILE --base {out}")
+    terminal.result({**facts, "stages": []})
+
+
+def _check_size(settings: Settings, option: str, model: object) -> None:
+    """Refuse a size or a tokenizer beside a model, which has its own."""
+    if settings.size or settings.tokenizer:
+        given = "--size" if settings.size else "--tokenizer"
+        raise InputError(
+            f"{option} and {given} exclude each other: the model at {model} has its size and its "
+            f"tokenizer; leave {given} out"
+        )
 
 
 def _pretrain(
@@ -118,7 +148,7 @@ def _pretrain(
 
 
 @contextmanager
-def model_folder_of(start: str) -> Iterator[Path]:
+def model_folder_of(start: str, terminal: Terminal) -> Iterator[Path]:
     """Have a language model in a folder: its own, or for a while one made of fastai's file."""
     folder = find_model(Path(start), "language_model")
     if (folder / "config.json").exists():
@@ -126,17 +156,23 @@ def model_folder_of(start: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="ulmfit-fast-") as made:
         place = Path(made) / "language_model"
-        read_source(start, None, None).save(place)
+        trainer = read_source(ConvertOptions(start, place), terminal)
+        trainer.save(place)
         yield place
 
 
 def _run_folder(options: TrainOptions) -> RunFolder:
-    out = options.out or default_out(options.files.train)
+    out = options.out or default_out(options.files.train or options.start or "")
     return RunFolder(out, overwrite=options.overwrite)
 
 
-def check_base(path: Path) -> Base:
+def check_base(path: Path, option: str = "--base", name: object = None) -> Base:
     """Read a language model once, to refuse it before any work is done.
+
+    Args:
+        path: its folder, or the run's around it.
+        option: that names it, for messages.
+        name: what the user named, where that is not path.
 
     Raises:
         InputError: no language model is there, or it is damaged.
@@ -145,8 +181,8 @@ def check_base(path: Path) -> Base:
     trainer = ULMFiTTrainer.load(folder, device="cpu")
     if trainer.language_model is None:
         raise InputError(
-            f"--base {folder}: a classifier, not a language model; give the language_model folder "
-            "of a run of pretrain or train"
+            f"{option} {name or folder}: a classifier, not a language model; give the "
+            "language_model folder of a run of pretrain or train"
         )
     return Base(folder, trainer.size, trainer.tokenizer_kind)
 
@@ -212,7 +248,7 @@ def _choose(
     choices = choose(options.settings, n_words, n_rows, stages[-1].name, base)
     cache = cache_folder(options.cache, is_wanted=not options.no_cache)
     run = Run(options.files.train, choices, stages, base=base.folder if base else None, data=data)
-    run.cache = cache
+    run.cache, run.start = cache, options.start
     if data is not None:
         run.skipped, run.remarks = data.skipped, data.remarks
     if table is not None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import tarfile
 import zlib
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
-from ulmfit_fast.errors import InputError
+from ulmfit_fast.errors import InputError, one_line
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar")
-#: Bytes that one file of an archive may have, and all of them.
-LARGEST_FILE = 4 << 30
+#: Bytes of everything in an archive, unpacked; the largest published model has 1.2 GB.
+LARGEST = 2 << 30
+#: Entries of an archive, and bytes of what describes one of them.
+MOST_ENTRIES, LARGEST_HEADER = 1000, 1 << 20
+GZIP = b"\x1f\x8b"
 MODEL_SUFFIXES, VOCAB_SUFFIXES = (".pth", ".h5"), (".pkl",)
 
 
@@ -56,17 +61,74 @@ def read_archive(path: Path) -> Archive:
     """
     check_published(path)
     try:
-        with tarfile.open(path, "r:*") as archive:
-            members = [_checked(member, path) for member in archive.getmembers()]
-            files = [member for member in members if member.isfile()]
+        with ExitStack() as stack:
+            unpacked = _Unpacked(stack.enter_context(_opened(path)), path)
+            archive = stack.enter_context(
+                tarfile.open(fileobj=cast(IO[bytes], unpacked), mode="r:")
+            )
+            members = _members(archive, path)
+            files = [m for m in members if m.isfile() and not _is_of_macos(m)]
             model = _only(files, MODEL_SUFFIXES, path)
             vocab = _only(files, VOCAB_SUFFIXES, path)
+            unpacked.most_at_once = LARGEST
             contents = [_content(archive, member, path) for member in (model, vocab)]
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise InputError(f"{path}: damaged or cut short ({error}); get it again") from error
-    return Archive(contents[0], contents[1], f"{path}:{model.name}", f"{path}:{vocab.name}")
+    except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError) as error:
+        why = one_line(error)
+        raise InputError(f"{path}: damaged or cut short ({why}); get it again") from error
+    names = [f"{path}:{one_line(member.name)}" for member in (model, vocab)]
+    return Archive(contents[0], contents[1], names[0], names[1])
+
+
+class _Unpacked:
+    """What is in an archive, as a file of which no more is read than one may have."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self.file, self.path = file, path
+        self.most_at_once = LARGEST_HEADER
+
+    def read(self, n: int) -> bytes:
+        """Return the next n bytes."""
+        if n > self.most_at_once or self.file.tell() + n > LARGEST + LARGEST_HEADER:
+            raise self._too_large()
+        return self.file.read(n)
+
+    def seek(self, place: int) -> int:
+        """Go to a place."""
+        if place > LARGEST + LARGEST_HEADER:
+            raise self._too_large()
+        return self.file.seek(place)
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self.file.tell()
+
+    def _too_large(self) -> InputError:
+        return InputError(f"{self.path}: unpacks to more than {LARGEST:,} bytes; refused")
+
+
+def _opened(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        is_packed = file.read(len(GZIP)) == GZIP
+    return cast(IO[bytes], gzip.open(path, "rb")) if is_packed else path.open("rb")
+
+
+def _members(archive: tarfile.TarFile, path: Path) -> list[tarfile.TarInfo]:
+    """Return the entries; raise InputError for one that is refused, and for too many."""
+    members: list[tarfile.TarInfo] = []
+    for member in archive:
+        members.append(_checked(member, path))
+        if len(members) > MOST_ENTRIES:
+            raise InputError(f"{path}: more than {MOST_ENTRIES:,} entries; refused")
+    return members
+
+
+def _is_of_macos(member: tarfile.TarInfo) -> bool:
+    """Say whether an entry is what macOS's tar writes beside each file."""
+    return PurePosixPath(member.name).name.startswith("._")
 
 
 def check_published(path: Path) -> None:
@@ -88,13 +150,13 @@ def check_published(path: Path) -> None:
 
 def _checked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
     """Return an entry; raise InputError for one that could reach outside of the archive."""
-    place = PurePosixPath(member.name)
+    place, name = PurePosixPath(member.name), one_line(member.name)
     if place.is_absolute() or ".." in place.parts or "\\" in member.name or "\0" in member.name:
-        raise InputError(f"{path}: entry {member.name!r} points outside of the archive; refused")
+        raise InputError(f"{path}: entry {name!r} points outside of the archive; refused")
     if not (member.isfile() or member.isdir()):
-        raise InputError(f"{path}: entry {member.name!r} is a link or device; refused")
-    if member.size > LARGEST_FILE:
-        raise InputError(f"{path}: entry {member.name!r} has {member.size:,} bytes; refused")
+        raise InputError(f"{path}: entry {name!r} is a link or device; refused")
+    if member.issparse() or member.size > LARGEST:
+        raise InputError(f"{path}: entry {name!r} has {member.size:,} bytes; refused")
     return member
 
 
@@ -110,5 +172,6 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> b
     file = archive.extractfile(member)
     data = b"" if file is None else file.read()
     if len(data) != member.size:
-        raise InputError(f"{path}: entry {member.name!r} is cut short; get the archive again")
+        name = one_line(member.name)
+        raise InputError(f"{path}: entry {name!r} is cut short; get the archive again")
     return data

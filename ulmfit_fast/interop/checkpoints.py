@@ -5,20 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError  # the exception alone; torch reads, without running anything
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.interop.archives import MODEL_SUFFIXES, VOCAB_SUFFIXES, is_archive, read_archive
-from ulmfit_fast.interop.layouts import FastaiModel, from_fastai, to_fastai
+from ulmfit_fast.interop.layouts import FastaiModel, encoder_state, from_fastai, to_fastai
 from ulmfit_fast.interop.vocab_pickle import check_vocab, read_vocab_pickle, vocab_pickle
+from ulmfit_fast.interop.weights import read_weights
 from ulmfit_fast.model import AWDLSTMConfig, Dropouts, LanguageModel, TextClassifier
 from ulmfit_fast.text.rules import BOS, EOS, FLD, MAJ, PAD, REP, UNK, UP, WREP
 from ulmfit_fast.text.tokenizer import WordTokenizer
@@ -34,11 +32,16 @@ OLD_NAMES = {
     "tk_rep": REP, "tk_wrep": WREP, "t_up": UP, "tk_maj": MAJ,
 }  # fmt: skip
 FIRST = (UNK, PAD, BOS)
-DAMAGED = (RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError)
+#: Begins the pieces of SentencePiece; more of them than this share are not words.
+PIECE, MOST_PIECES = "\u2581", 0.1
 
 
 def load_fastai(
-    source: Path, *, vocab: Path | None = None, labels: Sequence[str] | None = None
+    source: Path,
+    *,
+    vocab: Path | None = None,
+    labels: Sequence[str] | None = None,
+    encoder_only: bool = False,
 ) -> ULMFiTTrainer:
     """Read a language model, encoder or classifier that fastai 0.7, v1 or v2 saved.
 
@@ -48,6 +51,7 @@ def load_fastai(
         vocab: file of the vocabulary (.pkl, or .json: a list of tokens); None finds the only one
             beside the model.
         labels: names of a classifier's classes; None names them 0, 1, ...
+        encoder_only: whether to leave a classifier's head, or a decoder's bias, out.
 
     Returns:
         trainer: on the CPU; an encoder becomes a language model without the decoder's bias.
@@ -58,49 +62,18 @@ def load_fastai(
     if is_archive(source.name):
         archive = read_archive(source)
         state = read_weights(archive.model, archive.model_name)
-        tokens = read_vocab_pickle(archive.vocab, archive.vocab_name)
-        return build_trainer(from_fastai(state, source), tokens, labels, source)
-    if source.is_dir():
-        source = _only(source, MODEL_SUFFIXES)
-    if not source.is_file():
-        raise InputError(f"{source}: no such file")
-    state = read_weights(source.read_bytes(), source)
-    model = from_fastai(state, source)
-    found = vocab or _only(source.parent, VOCAB_SUFFIXES, f"{source}: name its vocabulary: ")
-    return build_trainer(model, read_vocab(found), labels, source)
-
-
-def read_weights(data: bytes, name: object) -> dict[str, Tensor]:
-    """Read the state dict of a .pth or .h5 file; nothing in it is run.
-
-    Raises:
-        InputError: it is damaged, holds other things than tensors, or would run code.
-    """
-    # What fastai's optimizer leaves beside the model: numbers of numpy, which hold no code.
-    numbers = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
-    scalar: Callable[..., Any] = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    old = (scalar, "numpy.core.multiarray.scalar")
-    try:
-        with torch.serialization.safe_globals([*numbers, scalar, old]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other protocols of pickle: all are read alike
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise InputError(
-            f"{name}: holds more than tensors, or is damaged; nothing in it was run. Save it again "
-            "with learn.save(..., with_opt=False), or learn.save_encoder"
-        ) from error
-    except DAMAGED as error:
-        raise InputError(
-            f"{name}: damaged or cut short, torch cannot read it; get it again"
-        ) from error
-    if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
-        found = found["model"]
-    if not isinstance(found, Mapping) or not found:
-        raise InputError(f"{name}: expected the tensors of a model, found {type(found).__name__}")
-    for key, value in found.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise InputError(f"{name}: {key}: expected a tensor, found {type(value).__name__}")
-    return dict(found)
+        tokens = read_vocab_pickle(archive.vocab, archive.vocab_name) if vocab is None else None
+    else:
+        if source.is_dir():
+            source = _only(source, MODEL_SUFFIXES)
+        if not source.is_file():
+            raise InputError(f"{source}: no such file")
+        state, tokens = read_weights(source.read_bytes(), source), None
+    model = from_fastai(encoder_state(state) if encoder_only else state, source)
+    if tokens is None:
+        hint = f"{source}: name its vocabulary: "
+        tokens = read_vocab(vocab or _only(source.parent, VOCAB_SUFFIXES, hint))
+    return build_trainer(model, tokens, labels, source)
 
 
 def read_vocab(path: Path) -> list[str]:
@@ -112,7 +85,9 @@ def read_vocab(path: Path) -> list[str]:
         return read_vocab_pickle(data, path)
     try:
         return check_vocab(json.loads(data), path)
-    except ValueError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a list of tokens in JSON ({error})") from error
 
 
@@ -130,14 +105,17 @@ def build_trainer(
     if len(vocab) != model.vocab_size:
         found = f"{len(vocab):,} tokens, but the embedding has {model.vocab_size:,} rows"
         raise InputError(f"{name}: the vocabulary has {found}: give the one it was trained with")
+    if sum(token.startswith(PIECE) for token in vocab) > MOST_PIECES * len(vocab):
+        raise InputError(f"{name}: a vocabulary of SentencePiece; only models of words are read")
     old = [OLD_NAMES.get(token, token) for token in vocab]
     new = list(vocab) if _fits(vocab) else _rearranged(old)
     tensors = dict(model.tensors)
     if new != list(vocab):
         for key in {"encoder.embedding.weight", "decoder_bias"} & tensors.keys():
             tensors[key] = transfer_rows(tensors[key], old, new)
+    dropouts = Dropouts() if model.has_dropout else Dropouts(output=0.0)
     config = AWDLSTMConfig(
-        len(new), model.embed_size, model.hidden_size, model.n_layers, dropouts=Dropouts()
+        len(new), model.embed_size, model.hidden_size, model.n_layers, dropouts=dropouts
     )
     settings = TrainConfig.preset("fastai")
     trainer = ULMFiTTrainer(settings, size=_size_of(model), device="cpu")
@@ -159,15 +137,27 @@ def build_trainer(
     return trainer
 
 
-def save_fastai(trainer: ULMFiTTrainer, path: Path) -> tuple[Path, Path]:
+def fastai_files(path: Path) -> tuple[Path, Path]:
+    """Return the files that save_fastai writes: NAME.pth and NAME_vocab.pkl."""
+    name = path.name.removesuffix(".pth")
+    if not name:
+        raise InputError(f"{path}: names no file; give a name such as models/general")
+    return path.with_name(f"{name}.pth"), path.with_name(f"{name}_vocab.pkl")
+
+
+def save_fastai(
+    trainer: ULMFiTTrainer, path: Path, *, encoder_only: bool = False
+) -> tuple[Path, Path]:
     """Write a model as fastai 2.8 saves it: NAME.pth, and its vocabulary as NAME_vocab.pkl.
 
     `language_model_learner(..., pretrained_fnames=[NAME, NAME_vocab])` takes the pair, `learn.load`
-    and `load_encoder` the first. A classifier is written where there is one.
+    the first, and `learn.load_encoder` the first with encoder_only; these two want the vocabulary
+    to be the learner's. A classifier is written where there is one.
 
     Args:
         trainer: with a word tokenizer.
-        path: of the first file; it gets the ending .pth.
+        path: NAME, with or without .pth.
+        encoder_only: whether to write what fastai's save_encoder does.
 
     Returns:
         weights, vocabulary: the files.
@@ -180,18 +170,14 @@ def save_fastai(trainer: ULMFiTTrainer, path: Path) -> tuple[Path, Path]:
         raise InputError("nothing to convert: train or load a model first")
     if trainer.tokenizer.kind != "word":
         raise InputError("subword models have no counterpart in fastai: its tokens are words")
-    buffer = io.BytesIO()
-    torch.save({k: t.detach().cpu() for k, t in _tied(to_fastai(model)).items()}, buffer)
     weights, vocab = fastai_files(path)
+    state = to_fastai(model)
+    buffer = io.BytesIO()
+    torch.save(_tied(encoder_state(state) if encoder_only else state), buffer)
+    weights.parent.mkdir(parents=True, exist_ok=True)
     write_whole(vocab, vocab_pickle(trainer.tokenizer.vocab))
     write_whole(weights, buffer.getvalue())
     return weights, vocab
-
-
-def fastai_files(path: Path) -> tuple[Path, Path]:
-    """Return the names of weights and vocabulary that save_fastai writes for a name."""
-    weights = path if path.suffix == ".pth" else path.with_name(f"{path.name}.pth")
-    return weights, weights.with_name(f"{weights.stem}_vocab.pkl")
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -207,10 +193,16 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _tied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous tensors; those that share memory still do."""
+def _tied(state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """Return contiguous tensors on the CPU; those that share memory still do."""
     made: dict[int, Tensor] = {}
-    return {k: made.setdefault(t.data_ptr() or id(t), t.contiguous()) for k, t in state.items()}
+    tied: OrderedDict[str, Tensor] = OrderedDict()
+    for key, tensor in state.items():
+        place = tensor.data_ptr()
+        if place not in made:
+            made[place] = tensor.detach().cpu().contiguous()
+        tied[key] = made[place]
+    return tied
 
 
 def _only(folder: Path, suffixes: tuple[str, ...], hint: str = "") -> Path:

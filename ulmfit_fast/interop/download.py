@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-import urllib.error
+import tempfile
 import urllib.request
+from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
 
-from ulmfit_fast.errors import InputError
-from ulmfit_fast.interop.archives import check_published
+from ulmfit_fast.errors import InputError, one_line
+from ulmfit_fast.interop.archives import LARGEST, check_published
 
 SCHEMES = ("http", "https")
-SECONDS = 30
+SECONDS, BLOCK = 30, 1 << 20
+
+Progress = Callable[[int, int], None]
+"""Told how many bytes are there, and of how many (0 where that is not known)."""
 
 
 def is_address(source: str) -> bool:
@@ -20,37 +26,60 @@ def is_address(source: str) -> bool:
     return urlparse(source).scheme in SCHEMES
 
 
-def download(address: str, folder: Path) -> Path:
-    """Return a file of the folder with the content of an address; one that is there is kept.
+def download(address: str, folder: Path, progress: Progress | None = None) -> Path:
+    """Return a file with the content of an address; what was fetched from it before is kept.
 
     Args:
         address: beginning with https:// or http://.
-        folder: made where it is missing.
+        folder: made where it is missing; each address has a folder of its own in it.
+        progress: told after each block.
 
     Raises:
-        InputError: there is no network, no such file, or it is not the published one.
+        InputError: there is no network, no such file, it is cut short, or not the published one.
         OSError: the folder cannot be written.
     """
     name = Path(urlparse(address).path).name
-    if not name:
+    if name in ("", ".", ".."):
         raise InputError(f"{address}: names no file")
-    target = folder / name
+    # Addresses often end alike (.../model.tgz): one must not get the file of another.
+    target = folder / hashlib.sha256(address.encode()).hexdigest()[:16] / name
     if target.is_file():
         check_published(target)
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{name}.part") / name  # its own name, for check_published
-    partial.parent.mkdir(exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
     try:
-        with urllib.request.urlopen(address, timeout=SECONDS) as answer, partial.open("wb") as file:
-            shutil.copyfileobj(answer, file)
+        partial = place / name  # its own name, for check_published
+        with partial.open("wb") as file:
+            for block in _blocks(address, progress):
+                file.write(block)
         check_published(partial)
+        target.parent.mkdir(exist_ok=True)
         partial.replace(target)
-    except (urllib.error.URLError, TimeoutError) as error:
-        reason = getattr(error, "reason", error)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return target
+
+
+def _blocks(address: str, progress: Progress | None) -> Iterator[bytes]:
+    """Yield the content of an address; raise InputError unless all of it comes."""
+    n_done = n_all = 0
+    try:
+        with urllib.request.urlopen(address, timeout=SECONDS) as answer:
+            n_all = int(answer.headers.get("Content-Length") or 0)
+            while block := answer.read(BLOCK):
+                n_done += len(block)
+                if n_done > LARGEST:
+                    raise InputError(f"{address}: more than {LARGEST:,} bytes; refused")
+                yield block
+                if progress is not None:
+                    progress(n_done, n_all)
+    except InputError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:
+        reason = one_line(getattr(error, "reason", None) or error)
         raise InputError(
             f"{address}: cannot be fetched ({reason}); fetch it elsewhere and give the file"
         ) from error
-    finally:
-        shutil.rmtree(partial.parent, ignore_errors=True)
-    return target
+    if n_done < n_all:
+        raise InputError(f"{address}: cut short, {n_done:,} of {n_all:,} bytes came; try again")

@@ -24,6 +24,7 @@ NORM_PARTS = ("weight", "bias", "running_mean", "running_var", "num_batches_trac
 NORMS, LINEARS = (0, 4), (2, 6)
 #: Their places in fastai 2.8, in its order.
 FASTAI_NAMES = {0: "1.layers.0.0", 2: "1.layers.0.2", 4: "1.layers.1.0", 6: "1.layers.1.2"}
+WITHOUT_DROPOUT = {**FASTAI_NAMES, 2: "1.layers.0.1"}
 
 
 def head_of(
@@ -55,6 +56,8 @@ def head_of(
     if len(norms) != 2 or len(linears) != 2 or any("weight" not in m for m in linears):
         found = f"found {len(norms)} batch norms and {len(linears)} linear layers"
         raise InputError(f"{name}: head: expected two blocks of both, {found}")
+    if any(linear["weight"].dim() != 2 for linear in linears):
+        raise InputError(f"{name}: head: expected matrices in its linear layers")
     hidden_size, n_classes = linears[0]["weight"].shape[0], linears[1]["weight"].shape[0]
     sizes = (pooled_size, hidden_size), (hidden_size, n_classes)
     tensors: dict[str, Tensor] = {}
@@ -65,20 +68,31 @@ def head_of(
             raise InputError(f"{name}: head: expected a layer of [{n_out}, {n_in}], found {found}")
         counted = {"num_batches_tracked": torch.tensor(0), **norm}
         for part in NORM_PARTS:
-            if part not in counted:
-                raise InputError(f"{name}: head: a batch norm has no {part}")
+            shape = (n_in,) if part != "num_batches_tracked" else ()
+            if part not in counted or counted[part].shape != shape:
+                found = str(list(counted[part].shape)) if part in counted else "none"
+                expected = f"expected {part} of shape {list(shape)}, found {found}"
+                raise InputError(f"{name}: head: batch norm: {expected}")
             tensors[f"head.{norm_at}.{part}"] = counted[part]
         tensors[f"head.{linear_at}.weight"] = linear["weight"]
         if "bias" in linear:
+            if linear["bias"].shape != (n_out,):
+                found = str(list(linear["bias"].shape))
+                raise InputError(f"{name}: head: expected a bias of [{n_out}], found {found}")
             bias = _behind_the_norm(linear["weight"], linear["bias"], name)
             tensors[f"head.{norm_at}.bias"] = counted["bias"] + bias
     return tensors, hidden_size, n_classes
 
 
-def head_to_fastai(ours: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+def has_dropout(head: Mapping[str, Tensor]) -> bool:
+    """Say whether a dropout stands before the first linear layer; 0.7's names do not tell."""
+    return not any(key in head for key in ("1.layers.0.1.weight", "1.layers.1.weight"))
+
+
+def head_to_fastai(ours: Mapping[str, Tensor], *, with_dropout: bool) -> OrderedDict[str, Tensor]:
     """Return the tensors of our head under fastai 2.8's names, in its order."""
     state: OrderedDict[str, Tensor] = OrderedDict()
-    for place, name in FASTAI_NAMES.items():
+    for place, name in (FASTAI_NAMES if with_dropout else WITHOUT_DROPOUT).items():
         for part in NORM_PARTS if place in NORMS else ("weight",):
             state[f"{name}.{part}"] = ours[f"head.{place}.{part}"]
     return state
@@ -93,5 +107,7 @@ def _behind_the_norm(weight: Tensor, bias: Tensor, name: object) -> Tensor:
     W, b = weight.double(), bias.double()
     found: Tensor = torch.linalg.lstsq(W, b.unsqueeze(1), driver="gelsd").solution.squeeze(1)
     if not torch.allclose(W @ found, b, rtol=1e-6, atol=1e-9 + 1e-6 * float(b.abs().max())):
-        raise InputError(f"{name}: head: a bias that no batch norm can hold; load the encoder")
+        raise InputError(
+            f"{name}: head: a bias that no batch norm can hold; take the encoder (--encoder-only)"
+        )
     return found.to(weight.dtype)

@@ -22,13 +22,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ulmfit_fast.errors import InputError
-from ulmfit_fast.interop.heads import head_of, head_to_fastai
+from ulmfit_fast.errors import InputError, one_line
+from ulmfit_fast.interop.heads import has_dropout, head_of, head_to_fastai
 from ulmfit_fast.model import LanguageModel, TextClassifier
 
 Kind = Literal["language_model", "encoder", "classifier"]
 PARTS = ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0")
 EMBEDDING = re.compile(r"(?P<prefix>(?:0\.(?:module\.)?)?)encoder\.weight")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 ALIASES = ("encoder_dp.emb.weight", "encoder_with_dropout.embed.weight")
 
 
@@ -45,6 +46,7 @@ class FastaiModel:
         n_layers: LSTM layers.
         n_classes: C of a classifier, else 0.
         head_size: hidden units of a classifier's head, else 0.
+        has_dropout: whether a classifier's head has a dropout before its first linear layer.
     """
 
     kind: Kind
@@ -55,6 +57,7 @@ class FastaiModel:
     n_layers: int
     n_classes: int = 0
     head_size: int = 0
+    has_dropout: bool = True
 
 
 def from_fastai(state: Mapping[str, Tensor], name: object) -> FastaiModel:
@@ -65,9 +68,11 @@ def from_fastai(state: Mapping[str, Tensor], name: object) -> FastaiModel:
         name: of the file, for messages.
 
     Raises:
-        InputError: tensors are missing, of the wrong shape, or unknown.
+        InputError: tensors are missing, unknown, of the wrong shape, or hold no finite numbers.
     """
     left = dict(state)
+    for key, tensor in left.items():
+        _check_values(tensor, key, name)
     prefix = _prefix(left, name)
     embedding = _take(left, f"{prefix}encoder.weight", name)
     V, E = _matrix(embedding, f"{prefix}encoder.weight", name)
@@ -80,7 +85,8 @@ def from_fastai(state: Mapping[str, Tensor], name: object) -> FastaiModel:
     bias = left.pop("1.decoder.bias", None)
     head = {key: left.pop(key) for key in list(left) if key.startswith("1.layers.")}
     if left:
-        raise InputError(f"{name}: {next(iter(left))}: no part of an AWD_LSTM; give such a model")
+        key = one_line(next(iter(left)))
+        raise InputError(f"{name}: {key}: no part of an AWD_LSTM; give such a model")
     kind: Kind = "classifier" if head else "language_model" if prefix else "encoder"
     n_classes = head_size = 0
     if head:
@@ -95,13 +101,16 @@ def from_fastai(state: Mapping[str, Tensor], name: object) -> FastaiModel:
         key: t.detach().to("cpu", torch.float32) if t.is_floating_point() else t.detach().cpu()
         for key, t in tensors.items()
     }
-    return FastaiModel(kind, floats, V, E, H, n_layers, n_classes, head_size)
+    return FastaiModel(
+        kind, floats, V, E, H, n_layers, n_classes, head_size, not head or has_dropout(head)
+    )
 
 
 def to_fastai(model: LanguageModel | TextClassifier) -> OrderedDict[str, Tensor]:
     """Return the state dict of fastai 2.8 for a model: its names, order and aliases.
 
-    The tied tensors share their memory. A classifier's is that of a learner with dropouts.
+    The tied tensors share their memory. The head of a classifier whose config has no output dropout
+    gets the names that a learner with drop_mult=0 has.
     """
     ours = model.state_dict()
     is_classifier = isinstance(model, TextClassifier)
@@ -116,11 +125,31 @@ def to_fastai(model: LanguageModel | TextClassifier) -> OrderedDict[str, Tensor]
         for part in PARTS:
             state[f"{target}module.{part}"] = ours[f"{source}{part}"]
     if is_classifier:
-        state.update(head_to_fastai(ours))
+        state.update(head_to_fastai(ours, with_dropout=model.config.dropouts.output > 0))
     else:
         state["1.decoder.weight"] = embedding
         state["1.decoder.bias"] = ours["decoder_bias"]
     return state
+
+
+def encoder_state(state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """Return what save_encoder would have written of a model: no head, no decoder, no prefix."""
+    names = ((key, re.sub(r"^0\.(module\.)?", "", key)) for key in state)
+    return OrderedDict((new, state[old]) for old, new in names if not old.startswith("1."))
+
+
+def _check_values(tensor: Tensor, key: str, name: object) -> None:
+    """Raise InputError unless a tensor holds all of its values, and these are finite numbers."""
+    what = f"{name}: {one_line(key)}"
+    is_plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
+    if not is_plain or tensor.is_meta:
+        raise InputError(f"{what}: expected a dense tensor with its values; save the model again")
+    if tensor.dtype not in DTYPES and not key.endswith("num_batches_tracked"):
+        raise InputError(f"{what}: expected floating-point numbers, found {tensor.dtype}")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise InputError(f"{what}: {tensor.numel():,} values are claimed, fewer stored; refused")
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"{what}: not all finite: training had failed; take an earlier checkpoint")
 
 
 def _prefix(state: Mapping[str, Tensor], name: object) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 from ulmfit_fast.errors import InputError
 
-#: A vocabulary of a million words takes some 20 MB.
-LARGEST = 256 << 20
+#: A vocabulary of a million words takes some 20 MB and two million instructions.
+LARGEST, MOST_INSTRUCTIONS = 64 << 20, 8_000_000
 _STRINGS = frozenset({"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"})
 _NOTHING = frozenset({"PROTO", "FRAME"})
 _REMEMBER = frozenset({"BINPUT", "LONG_BINPUT", "PUT"})
@@ -53,7 +53,7 @@ def read_vocab_pickle(data: bytes, name: str | Path) -> list[str]:
 
 
 def check_vocab(found: object, name: str | Path) -> list[str]:
-    """Return a vocabulary; raise InputError unless it is a list of different strings."""
+    """Return a vocabulary; raise InputError unless it is a list of strings, at least one."""
     if not isinstance(found, list | tuple) or not all(isinstance(token, str) for token in found):
         raise InputError(f"{name}: expected a list of tokens; save list(vocab)")
     if not found:
@@ -65,8 +65,10 @@ def _run(data: bytes, name: str | Path) -> object:
     """Interpret the instructions of a pickle; return what it holds."""
     stack: list[Any] = []
     memo: list[Any] | dict[int, Any] = {}
-    for opcode, argument, _ in _instructions(data):
+    for n_done, (opcode, argument, _) in enumerate(_instructions(data)):
         code = opcode.name
+        if n_done == MOST_INSTRUCTIONS:
+            raise InputError(f"{name}: more than {n_done:,} instructions for a vocabulary; refused")
         if code in _STRINGS:
             stack.append(argument)
         elif code in ("EMPTY_LIST", "EMPTY_TUPLE"):
@@ -107,7 +109,11 @@ def _instructions(data: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, in
 
 def _above_mark(stack: list[Any]) -> list[Any]:
     """Take everything above the last mark, and the mark."""
-    place = len(stack) - 1 - stack[::-1].index(_Mark)
+    place = len(stack) - 1
+    while stack[place] is not _Mark:  # from the end: what is above the mark is taken, and only once
+        place -= 1
+        if place < 0:
+            raise ValueError("no mark")
     items = stack[place + 1 :]
     del stack[place:]
     return items
