@@ -6,7 +6,6 @@ import io
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
 from pickle import UnpicklingError  # the exception alone; torch reads, without running anything
 from typing import Any
 
@@ -67,15 +66,17 @@ def read_weights(data: bytes, name: object) -> dict[str, Tensor]:
         raise InputError(
             f"{name}: damaged or cut short, torch cannot read it; get it again"
         ) from error
-    if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
-        found = found["model"]
-    if not isinstance(found, Mapping) or not found:
+    # By dict's own methods: a file can hide those of an OrderedDict behind attributes.
+    if isinstance(found, dict) and isinstance(dict.get(found, "model"), dict):
+        found = dict.get(found, "model")
+    if not isinstance(found, dict) or not found:
         raise InputError(f"{name}: expected the tensors of a model, found {type(found).__name__}")
-    for key, value in found.items():
+    state = dict(dict.items(found))
+    for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             found_type = type(value).__name__
             raise InputError(f"{name}: {one_line(key)}: expected a tensor, found {found_type}")
-    return dict(found)
+    return state
 
 
 def _check_sizes(data: bytes, name: object) -> None:
