@@ -56,6 +56,7 @@ def test_it_learns_and_its_answers_belong_together(fitted: ULMFiTClassifier) -> 
     chosen = fitted.classes_[probabilities.argmax(axis=1)]
     np.testing.assert_array_equal(fitted.predict(OTHER_TEXTS), chosen)
     assert [stage.stage for stage in fitted.stages_] == ["pretrain", "classifier"]
+    assert fitted._trainer.language_model is None  # predictions need no second model
 
 
 def test_the_same_random_state_gives_the_same_numbers_and_torch_is_left_alone(
