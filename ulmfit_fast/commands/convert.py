@@ -60,7 +60,7 @@ def convert(options: ConvertOptions, terminal: Terminal) -> None:
     if to_fastai:
         trainer = ULMFiTTrainer.load(folder, device="cpu")
         weights, vocab = save_fastai(trainer, options.target, encoder_only=options.encoder_only)
-        use = f"learn.load('{weights.stem}')"
+        use = f"learn.load('{weights.stem}'); its classes are {','.join(trainer.labels)}"
         if options.encoder_only:
             use = f"learn.load_encoder('{weights.stem}')"
         elif trainer.classifier is None:
