@@ -64,7 +64,7 @@ def test_without_a_file_the_model_is_taken_as_it_is(place: Path) -> None:
     write_rows(place / "reviews.csv", 60)
     said = succeed("pretrain", "--from", "theirs/lm.pth").stdout
     assert "ulmfit-fast train FILE --base runs/lm" in said
-    succeed("convert", "theirs", "general")
+    succeed("convert", (place / "theirs" / "lm.pth").as_uri(), "general")
     taken, converted = (
         place / folder / "model.safetensors" for folder in ("runs/lm/language_model", "general")
     )

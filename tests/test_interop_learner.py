@@ -147,7 +147,9 @@ def test_an_old_language_model_reaches_fastai_through_us(folder: Path, tmp_path:
         assert torch.equal(found[key], state[key])
 
 
-def test_a_trainer_predicts_what_the_learner_predicts(classifier: Any) -> None:
+@pytest.mark.parametrize("max_len", [24, None])
+def test_a_trainer_predicts_what_the_learner_predicts(classifier: Any, max_len: int | None) -> None:
+    classifier.model[0].max_len = max_len
     with classifier.no_bar():
         expected, _ = classifier.get_preds(dl=classifier.dls.test_dl(TEXTS))
     taken = ULMFiTTrainer.from_fastai(classifier)
@@ -169,6 +171,9 @@ def test_a_classifier_goes_there_and_back(
     assert_equal(values_of(fresh.load("clas")), values_of(source))
 
 
-def test_what_is_no_text_learner_is_refused(learn: Any) -> None:
+def test_what_is_no_text_classifier_is_refused(classifier: Any) -> None:
     with pytest.raises(InputError, match="expected a learner of fastai's text learners, found int"):
         ULMFiTTrainer.from_fastai(3)
+    classifier.model[1].layers.append(text.SigmoidRange(0, 1))
+    with pytest.raises(InputError, match=r"a regression \(y_range\)"):
+        ULMFiTTrainer.from_fastai(classifier)

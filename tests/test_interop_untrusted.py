@@ -8,6 +8,7 @@ import io
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,21 @@ import pytest
 import torch
 from cli_runs import run
 from fastai_files import V1, old_language_model, vocab_of, write_pair
-from hostile_files import NAMES, NOT_LIVE, as_legacy, as_zip, payloads, pickled, sources
+from hostile_files import (
+    NAMES,
+    NOT_LIVE,
+    Reduced,
+    as_legacy,
+    as_zip,
+    by_hand,
+    payloads,
+    pickled,
+    sources,
+)
 
 from ulmfit_fast import InputError
 from ulmfit_fast.interop.checkpoints import load_fastai, read_vocab
+from ulmfit_fast.interop.layouts import from_fastai
 from ulmfit_fast.interop.weights import read_weights
 
 
@@ -109,6 +121,27 @@ def with_forged_numbers() -> bytes:
 def test_numbers_of_an_optimizer_never_reach_numpy() -> None:
     with pytest.raises(InputError, match="opt: expected a tensor, found _OfTheOptimizer"):
         read_weights(as_zip(with_forged_numbers()), "lm.pth")
+
+
+@pytest.mark.parametrize("method", ["items", "get", "keys"])
+def test_a_dict_with_attributes_of_its_own_is_read_as_a_dict(method: str) -> None:
+    state = old_language_model("v1")
+    hostile = Reduced(OrderedDict, (), {method: 1}, None, iter(state.items()))
+    assert list(read_weights(as_zip(hostile), "lm.pth")) == list(state)
+
+
+@pytest.mark.parametrize("method", ["dim", "numel", "detach", "to", "shape"])
+def test_a_tensor_with_attributes_of_its_own_is_read_as_a_tensor(method: str) -> None:
+    state, saved = old_language_model("v1"), old_language_model("v1")
+    with contextlib.suppress(AttributeError):  # of shape, which no attribute can hide
+        setattr(saved["1.decoder.bias"], method, 1)
+    found = from_fastai(read_weights(as_zip(saved), "lm.pth"), "lm.pth")
+    assert torch.equal(found.tensors["decoder_bias"], state["1.decoder.bias"])
+
+
+def test_what_was_refused_is_named() -> None:
+    with pytest.raises(InputError, match=r"holds more than tensors \(exec\); nothing in"):
+        read_weights(as_zip(by_hand("1")), "lm.pth")
 
 
 def test_weights_that_unpack_to_too_much_are_refused(tmp_path: Path) -> None:

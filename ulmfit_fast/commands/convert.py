@@ -15,7 +15,7 @@ from ulmfit_fast.commands.run_folder import find_model
 from ulmfit_fast.commands.terminal import Terminal, count, listing, printable
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.interop.checkpoints import fastai_files, load_fastai, save_fastai
-from ulmfit_fast.interop.download import Progress, download, is_address
+from ulmfit_fast.interop.download import Progress, download, is_address, path_of
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
 #: In the names of models that fastai's users trained on reversed texts.
@@ -60,7 +60,7 @@ def convert(options: ConvertOptions, terminal: Terminal) -> None:
     if to_fastai:
         trainer = ULMFiTTrainer.load(folder, device="cpu")
         weights, vocab = save_fastai(trainer, options.target, encoder_only=options.encoder_only)
-        use = f"learn.load('{weights.stem}')"
+        use = f"learn.load('{weights.stem}'); its classes are {','.join(trainer.labels)}"
         if options.encoder_only:
             use = f"learn.load_encoder('{weights.stem}')"
         elif trainer.classifier is None:
@@ -97,7 +97,7 @@ def read_source(options: ConvertOptions, terminal: Terminal) -> ULMFiTTrainer:
         with _fetching(source) as progress:
             path = download(source, cache / "models", progress)
     else:
-        path = Path(source)
+        path = path_of(source)
     labels = options.labels.split(",") if options.labels else None
     return load_fastai(path, vocab=options.vocab, labels=labels, encoder_only=options.encoder_only)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from ulmfit_fast.errors import InputError, one_line
 from ulmfit_fast.interop.archives import LARGEST, check_published
@@ -24,6 +25,12 @@ Progress = Callable[[int, int], None]
 def is_address(source: str) -> bool:
     """Say whether a source is to be fetched."""
     return urlparse(source).scheme in SCHEMES
+
+
+def path_of(source: str) -> Path:
+    """Return the path of a file that is named by one, or by file://."""
+    parts = urlparse(source)
+    return Path(url2pathname(parts.path) if parts.scheme == "file" else source)
 
 
 def download(address: str, folder: Path, progress: Progress | None = None) -> Path:

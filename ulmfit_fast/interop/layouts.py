@@ -88,7 +88,9 @@ def from_fastai(state: Mapping[str, Tensor], name: object) -> FastaiModel:
         key = one_line(next(iter(left)))
         raise InputError(f"{name}: {key}: no part of an AWD_LSTM; give such a model")
     if prefix == "0.module." and not head:
-        raise InputError(f"{name}: a classifier without its head (1.layers): the file is not whole")
+        raise InputError(
+            f"{name}: a classifier without its head: take the encoder (--encoder-only)"
+        )
     kind: Kind = "classifier" if head else "language_model" if prefix else "encoder"
     n_classes = head_size = 0
     if head:

@@ -10,8 +10,8 @@ from ulmfit_fast.interop.checkpoints import build_trainer
 from ulmfit_fast.interop.layouts import from_fastai
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
-#: Tokens that are pooled where fastai's max_len is None: all.
-WHOLE = 2**31 - 1
+#: Pooled where fastai's max_len is None.
+ALL_TOKENS = 2**31 - 1
 
 
 def trainer_of(learn: Any) -> ULMFiTTrainer:
@@ -26,8 +26,8 @@ def trainer_of(learn: Any) -> ULMFiTTrainer:
     if not hasattr(learn, "model") or not hasattr(getattr(learn, "dls", None), "vocab"):
         found = type(learn).__name__
         raise InputError(f"expected a learner of fastai's text learners, found {found}")
-    if any(type(part).__name__ == "SigmoidRange" for part in learn.model.modules()):
-        raise InputError("learner: a regression (y_range); only classifiers can be taken over")
+    if any(type(module).__name__ == "SigmoidRange" for module in learn.model.modules()):
+        raise InputError("learner: a regression (y_range); only classifiers can be taken")
     model = from_fastai(learn.model.state_dict(), "learner")
     vocab, labels = learn.dls.vocab, None
     if model.kind == "classifier":
@@ -36,7 +36,7 @@ def trainer_of(learn: Any) -> ULMFiTTrainer:
     trainer = build_trainer(model, list(vocab), labels, "learner")
     encoder = learn.model[0]
     if trainer.classifier is not None:
-        chunks = {"bptt": encoder.bptt, "max_len": encoder.max_len or WHOLE}
+        chunks = {"bptt": encoder.bptt, "max_len": encoder.max_len or ALL_TOKENS}
         trainer.classifier.bptt, trainer.classifier.max_len = chunks.values()
         trainer.config = replace(trainer.config, **chunks)
     return trainer

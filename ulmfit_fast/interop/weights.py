@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zipfile
@@ -54,28 +55,32 @@ def read_weights(data: bytes, name: object) -> dict[str, Tensor]:
         _check_sizes(data, name)
         with torch.serialization.safe_globals(_KNOWN), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other protocols of pickle: all are read alike
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            found: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except InputError:
         raise
     except UnpicklingError as error:
+        code = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
+        what = f"holds more than tensors ({code[1]})" if code else "holds no tensors, or is damaged"
         raise InputError(
-            f"{name}: holds more than tensors, or is damaged; nothing in it was run. Save it again "
-            "with learn.save(..., with_opt=False), or learn.save_encoder"
+            f"{name}: {what}; nothing in it was run. Save it again with learn.save(..., "
+            "with_opt=False), or learn.save_encoder"
         ) from error
     except DAMAGED as error:
         raise InputError(
             f"{name}: damaged or cut short, torch cannot read it; get it again"
         ) from error
-    # By dict's own methods: a file can hide those of an OrderedDict behind attributes.
+    # By dict's own methods: a file may give an OrderedDict attributes of their names.
     if isinstance(found, dict) and isinstance(dict.get(found, "model"), dict):
         found = dict.get(found, "model")
     if not isinstance(found, dict) or not found:
         raise InputError(f"{name}: expected the tensors of a model, found {type(found).__name__}")
-    state = dict(dict.items(found))
-    for key, value in state.items():
+    state: dict[str, Tensor] = {}
+    pairs: list[tuple[Any, Any]] = list(dict.items(found))
+    for key, value in pairs:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             found_type = type(value).__name__
             raise InputError(f"{name}: {one_line(key)}: expected a tensor, found {found_type}")
+        state[key] = Tensor.detach(value)  # without attributes, which a file may give it, too
     return state
 
 
