@@ -41,6 +41,33 @@ def of_end_to_end(record: dict[str, Any], whole: bool) -> list[str]:
     return [*every_implementation(record), "", " ".join([how, *notes]), "", *parts]
 
 
+def of_scripts(record: dict[str, Any]) -> list[str]:
+    """Return the table of a fastai script with other imports: a line for each, and for each dtype.
+
+    Args:
+        record: of fastai_import.
+    """
+    _, ratios = tables.ratios_of(record)
+    peers = list(dict.fromkeys(r["peer"][0] for r in record["ratios"]))
+    columns = ["one step of a fastai script", "script", "dtype", "ms", "p20 to p80"]
+    columns += ["gradient error", *(f"against {peer}" for peer in peers)]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for case in record["cases"]:
+        cells = [work_of(case), case["impl"], case["dtype"], *tables.times_of(case)]
+        cells.append(f"{case['gradient_error']:.1g}")
+        ours = f"{case['impl']} {case['dtype']}", case["case"]
+        cells += [tables.speed(ratios.get((ours, (peer, case["case"])))) for peer in peers]
+        lines.append(f"| {' | '.join(cells)} |")
+    how = (
+        f"Learner.one_batch of fastai 2.8 with its own AWD_LSTM and Adam, or with ours; "
+        f"{record['cases'][0]['time_ms']['n']} rounds in turns, ratios within a round. bfloat16 is "
+        "torch.autocast for both, which fastai's own to_bf16 does not turn on on a CPU. Text: "
+        f"{record['data']}. Gradient error: the largest of a parameter, from fastai in float32; "
+        "near 1 the gradients are wrong."
+    )
+    return [*lines, "", how]
+
+
 def work_of(case: dict[str, Any]) -> str:
     """Return what one call of a case does: classifier, 32 documents of 8,640 tokens."""
     sizes = case["sizes"]

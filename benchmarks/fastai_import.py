@@ -85,9 +85,14 @@ def compare(options: Any) -> dict[str, Any]:
             loss, gradient = errors[entry]
             found["cases"].append(
                 {
-                    "case": case.name,
-                    "impl": entry[0],
+                    "op": case.kind,
+                    "mode": "script",
+                    "impl": entry[0].rpartition(" ")[0],
+                    "dtype": entry[0].rpartition(" ")[2],
                     "sizes": case.sizes(),
+                    "case": case.name,
+                    "n_tokens": n_tokens,
+                    "n_docs": case.n_docs,
                     **record,
                     "tokens_per_s": 1e3 * n_tokens / record["time_ms"]["p50"],
                     "error": loss,
@@ -97,8 +102,9 @@ def compare(options: Any) -> dict[str, Any]:
         pairs = [(a, b) for a in works for b in works if THEIRS in b[0] and THEIRS not in a[0]]
         found["ratios"] += turns.ratios(pairs, times_ms)
     origin = machine.origin("python benchmarks/fastai_import.py")
-    info = machine.describe(options.device)
-    return {"schema": SCHEMA, **origin, "quick": options.quick, "machine": info, **found}
+    data = "drawn" if files.lm is None else "file"
+    about = {"quick": options.quick, "data": data, "machine": machine.describe(options.device)}
+    return {"schema": SCHEMA, **origin, **about, **found}
 
 
 @contextmanager
@@ -149,7 +155,7 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     for case in record["cases"]:
         time_ms = case["time_ms"]
         spread = f"({time_ms['p20']:.1f} to {time_ms['p80']:.1f})"
-        name = f"{case['case']} {case['impl']}"
+        name = f"{case['case']} {case['impl']} {case['dtype']}"
         texts.append(f"{name:44} {time_ms['p50']:9.1f} ms {spread}")
     return texts + turns.lines_of_ratios(record)
 

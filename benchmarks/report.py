@@ -84,6 +84,8 @@ def section(record: dict[str, Any], whole: bool) -> str:
         lines = tables.of_cases(cases, whole)
     elif record["cases"] and record["cases"][0]["mode"] == "end to end":
         lines = end_to_end_tables.of_end_to_end(record, whole)
+    elif record["cases"] and record["cases"][0]["mode"] == "script":
+        lines = end_to_end_tables.of_scripts(record)
     else:
         lines = tables.of_turns(record, whole)
     if not lines:

@@ -37,3 +37,14 @@ def test_curves_are_recorded(tmp_path: Path) -> None:
     assert {len(runs) for runs in record["curves"].values()} == {2}
     assert record["last"]["fastai"][0] != record["last"]["fastai"][1]
     assert abs(record["difference"]) < 0.1
+
+
+def test_the_report_has_a_line_for_each_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    report = __import__("report")
+    newest = max((ROOT / "benchmarks" / "results").glob("fastai-import-side-by-side--*.json"))
+    record = json.loads(newest.read_text())
+    text = report.section(record, whole=False)
+    assert len([line for line in text.splitlines() if line.startswith("| lang")]) == 6
+    ours = next(line for line in text.splitlines() if "| one import | bfloat16 |" in line)
+    assert "x | " in ours
