@@ -177,3 +177,39 @@ def test_what_is_no_text_classifier_is_refused(classifier: Any) -> None:
     classifier.model[1].layers.append(text.SigmoidRange(0, 1))
     with pytest.raises(InputError, match=r"a regression \(y_range\)"):
         ULMFiTTrainer.from_fastai(classifier)
+
+
+def classifier_of(folder: Path, block: Any = None, category: Any = None, **options: Any) -> Any:
+    """Return a learner whose texts are read in another way, or whose labels are of another kind."""
+    table = pd.DataFrame({"text": TEXTS, "label": LABELS})
+    texts = text.TextBlock.from_df("text", seq_len=12, min_freq=1, **(block or {}))
+    data = text.DataBlock(
+        blocks=(texts, category or text.CategoryBlock),
+        get_x=text.ColReader("text"),
+        get_y=text.ColReader("label", label_delim=None if category is None else " "),
+    )
+    dls = data.dataloaders(table, bs=8, path=folder)
+    config = {**text.awd_lstm_clas_config, **SIZES}
+    return text.text_classifier_learner(
+        dls, text.AWD_LSTM, config=config, pretrained=False, path=folder, **options
+    )
+
+
+def test_learners_that_the_trainer_would_read_otherwise_are_refused(tmp_path: Path) -> None:
+    for options, message in (
+        ({"block": {"backwards": True}}, "reads texts backwards"),
+        ({"category": text.MultiCategoryBlock}, "its loss is BCEWithLogitsLossFlat"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ULMFiTTrainer.from_fastai(classifier_of(tmp_path, **options))
+
+
+def test_other_rules_are_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="tokenizes by SpacyTokenizer with 0 rules"):
+        ULMFiTTrainer.from_fastai(classifier_of(tmp_path, block={"rules": []}))
+
+
+def test_a_vocabulary_in_another_order_is_refused(tmp_path: Path) -> None:
+    file = write_pair(tmp_path, old_language_model("v1"), vocab_of(V1)[::-1])
+    with pytest.raises(InputError, match="the vocabulary begins with"):
+        load_fastai(str(file))

@@ -49,7 +49,7 @@ LIBRARIES = {
     "safetensors": {"training", "interop", "commands"},
     "fastai": {
         *("interop/fastai.py", "interop/fastai_loss.py", "interop/fastai_optim.py"),
-        *("interop/fastai_precision.py", "interop/fastai_learner.py"),
+        *("interop/fastai_precision.py", "interop/learner.py"),
     },
     "sklearn": {
         "interop/sklearn.py",

@@ -37,9 +37,9 @@ PIECE, MOST_PIECES = "\u2581", 0.1
 
 
 def load_fastai(
-    source: Path,
+    source: str | Path,
     *,
-    vocab: Path | None = None,
+    vocab: str | Path | None = None,
     labels: Sequence[str] | None = None,
     encoder_only: bool = False,
 ) -> ULMFiTTrainer:
@@ -59,6 +59,7 @@ def load_fastai(
     Raises:
         InputError: a file is missing, damaged, would run code, or does not fit the others.
     """
+    source, vocab = Path(source), None if vocab is None else Path(vocab)
     if is_archive(source.name):
         archive = read_archive(source)
         state = read_weights(archive.model, archive.model_name)
@@ -108,6 +109,9 @@ def build_trainer(
     if sum(token.startswith(PIECE) for token in vocab) > MOST_PIECES * len(vocab):
         raise InputError(f"{name}: a vocabulary of SentencePiece; only models of words are read")
     old = [OLD_NAMES.get(token, token) for token in vocab]
+    if old[:2] != [UNK, PAD]:
+        found = f"begins with {list(vocab[:2])}, and fastai's with {UNK} and {PAD}"
+        raise InputError(f"{name}: the vocabulary {found}: give the one it was trained with")
     new = list(vocab) if _fits(vocab) else _rearranged(old)
     tensors = dict(model.tensors)
     if new != list(vocab):

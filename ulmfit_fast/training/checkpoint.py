@@ -113,6 +113,8 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Tokenizer
 
 def advice(path: Path) -> str:
     """Say which folder was probably meant."""
+    if path.suffix.lower() in (".pth", ".h5", ".tgz"):
+        return f"if it is fastai's, first: ulmfit-fast convert {path} DIR"
     inner = [name for name in ("model", "language_model") if (path / name / "config.json").exists()]
     if not inner:
         return "give a folder that train or pretrain wrote"
