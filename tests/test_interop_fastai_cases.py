@@ -71,6 +71,15 @@ def test_weight_dropout_drops_recurrent_weights_and_their_gradients() -> None:
     assert torch.equal(grad == 0, dropped == 0)
 
 
+def test_weight_dropout_leaves_the_reverse_direction_whole_as_fastais_does() -> None:
+    layer = WeightDropout(nn.LSTM(5, 7, batch_first=True, bidirectional=True), 0.4)
+    h = torch.zeros(2, 10, 7)
+    y, _ = layer(torch.randn(10, 20, 5), (h, h))
+    y.sum().backward()
+    assert bool((layer.weight_hh_l0_raw.grad == 0).any())
+    assert not bool((layer.module.weight_hh_l0_reverse.grad == 0).any())
+
+
 def test_embedding_dropout_drops_words() -> None:
     table = nn.Embedding(10, 7, padding_idx=1)
     words = torch.randint(10, (8,))

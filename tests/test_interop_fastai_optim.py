@@ -43,7 +43,8 @@ def step(opt: Any, seed: int) -> None:
 def assert_equal_parameters(found: Any, expected: Any) -> None:
     for params, others in zip(found.param_lists, expected.param_lists, strict=True):
         for p, q in zip(params, others, strict=True):
-            torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-7)
+            # Steps of up to 0.5, each rounded a few times, may end near zero.
+            torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-6)
 
 
 numbers = st.floats(1e-4, 0.5)
@@ -112,6 +113,9 @@ def test_a_frozen_group_stands_still_and_its_state_is_cleared() -> None:
     for p in (p for params in opt.param_lists for p in params):
         p.grad = torch.ones_like(p)
     opt.freeze_to(-1)
+    assert [p.grad is None for params in opt.param_lists for p in params] == [True] * 2 + [
+        False
+    ] * 2
     opt.clear_state()
     assert opt.state[opt.param_lists[1][0]] == {"do_wd": False}
     before = [[p.detach().clone() for p in params] for params in opt.param_lists]
