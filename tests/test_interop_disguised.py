@@ -45,7 +45,8 @@ def test_a_head_that_pools_all_is_taken_and_a_regression_is_not(
     model = models.get_text_classifier(
         models.AWD_LSTM, len(vocab), 2, config=config, max_len=None, y_range=y_range
     )
-    classifier = SimpleNamespace(model=model, dls=SimpleNamespace(vocab=(vocab, ["n", "p"])))
+    dls = SimpleNamespace(vocab=(vocab, ["n", "p"]))
+    classifier = SimpleNamespace(model=model, dls=dls, loss_func=torch.nn.CrossEntropyLoss())
     if y_range is not None:
         with pytest.raises(InputError, match="y_range"):
             ULMFiTTrainer.from_fastai(classifier)
