@@ -141,9 +141,11 @@ class LanguageModel(nn.Module):
 class TextClassifier(nn.Module):
     """AWD-LSTM over documents of any length, pooled to [last, max, mean], and a small head.
 
-    Documents run in chunks of bptt tokens whose state passes on detached (BPT3C); without gradients
-    several run as one, with one draw of each mask where a mask is drawn. A row's logits do
-    not depend on the rows beside it, on its place, or on the padding behind it.
+    Documents run in chunks of bptt tokens whose state passes on detached (BPT3C). With gradients
+    the pooled chunks are rows of one batch: weights and words are dropped once for all of them,
+    features once for each row. Without, several run as one, with one draw of each mask. A row's
+    logits do not depend on the rows beside it, on its place, or on the padding behind it; AR and
+    TAR in loss() average over the padded batch, as fastai's do.
 
     Args:
         config: sizes and dropouts of the encoder.
