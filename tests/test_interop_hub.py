@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from cli_runs import train_small
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small_training import draw_texts, small_config, weights_hash
 
@@ -148,6 +148,9 @@ def test_labels_and_facts_of_any_characters_come_back(
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+@example(text="\x85")
+@example(text="\xa0")
+@example(text="a\u2003")
 @given(text=st.text(max_size=30))
 def test_a_card_of_any_text_is_read_again(classifier: Any, text: str) -> None:
     facts = {"data": text, "datasets": [text], "metrics": {text: 0.5}, "metrics_on": text}

@@ -49,20 +49,19 @@ from ulmfit_fast.training.trainer import ULMFiTTrainer
 
 try:
     from huggingface_hub import (
-        EvalResult,
         ModelCard,
-        ModelCardData,
         PyTorchModelHubMixin,
         snapshot_download,
     )
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    from ulmfit_fast.interop.model_card_file import card_file
 except ModuleNotFoundError as error:
     raise ImportError(
         'ulmfit_fast.interop.hub needs huggingface_hub: pip install "ulmfit_fast[hub]"'
     ) from error
 
 CONTENT = (*FILES, "manifest.json")  # the last one is put in place last
-PIPELINE = {"classifier": "text-classification", "language_model": "text-generation"}
 
 
 class _HubModel(
@@ -197,29 +196,8 @@ class _HubModel(
             InputError: no such fact.
         """
         card = self.card.with_facts(**facts)
-        name = card.name or f"ulmfit-{self.kind.replace('_', '-')}"
-        results = [
-            EvalResult(
-                task_type=PIPELINE[self.kind], dataset_type="text",
-                dataset_name=card.metrics_on or "not stated", metric_type=metric,
-                metric_value=value,
-            )
-            for metric, value in card.metrics.items()
-        ]  # fmt: skip
-        metadata = ModelCardData(
-            license=card.license,
-            language=list(card.language) or None,
-            library_name="ulmfit_fast",
-            tags=list(self._hub_mixin_info.model_card_data.tags or ()),
-            pipeline_tag=PIPELINE[self.kind],
-            datasets=list(card.datasets) or None,
-            base_model=card.base_model or None,
-            metrics=list(card.metrics) or None,
-            model_name=name if results else None,
-            eval_results=results or None,
-        )
         text = body(card, self.kind, self.companions.labels, self.companions.size)
-        return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")
+        return card_file(card, self.kind, self._hub_mixin_info.model_card_data.tags or (), text)
 
     @property
     def card(self) -> Card:
