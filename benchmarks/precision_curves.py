@@ -31,7 +31,8 @@ from ulmfit_fast.text.corpus import Corpus
 from ulmfit_fast.text.tokenizer import Tokenizer
 from ulmfit_fast.training.device import choose_device
 from ulmfit_fast.training.loop import Fit
-from ulmfit_fast.training.progress import ConsoleProgress, Observer
+from ulmfit_fast.training.observer import Observer, Step
+from ulmfit_fast.training.progress import ConsoleProgress
 from ulmfit_fast.training.sizes import SIZES, model_size, new_language_model
 from ulmfit_fast.training.tasks import LanguageModelTask
 
@@ -70,8 +71,8 @@ class Losses(Observer):
     def stage_started(self, stage: str, n_steps: int, description: str) -> None:
         self.description = description
 
-    def step(self, stage: str, step: int, loss: float, n_tokens: int, lr: float) -> None:
-        self.of.append(loss)
+    def step(self, step: Step) -> None:
+        self.of.append(step.loss)
         self.times.append(time.perf_counter())
 
 

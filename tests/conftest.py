@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 # More than this processor has is asked for: what it does not know is the last that it does.
@@ -18,6 +19,10 @@ torch.set_num_threads(1)
 # A pytest that a test starts, as the benchmarks do, is no worker of the one that started it.
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
     del os.environ[name]
+# The same examples every time, so that a change is judged by what it changes. Others, drawn anew:
+# pytest --hypothesis-profile=default.
+settings.register_profile("same", derandomize=True, database=None)
+settings.load_profile("same")
 # Triton decides between compiler and interpreter when it is imported, as torch._dynamo does.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

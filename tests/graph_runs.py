@@ -14,15 +14,15 @@ from tape import Tape, TapeRecorder
 from ulmfit_fast import TrainConfig, ULMFiTTrainer
 from ulmfit_fast.training import loop, trainer
 from ulmfit_fast.training.graphs import GraphSteps
-from ulmfit_fast.training.progress import Observer
+from ulmfit_fast.training.observer import Observer, Step
 
 
 class Losses(Observer):
     def __init__(self) -> None:
         self.of: list[float] = []
 
-    def step(self, stage: str, step: int, loss: float, n_tokens: int, lr: float) -> None:
-        self.of.append(loss)
+    def step(self, step: Step) -> None:
+        self.of.append(step.loss)
 
 
 class Run:

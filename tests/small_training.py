@@ -9,7 +9,7 @@ import torch
 
 from ulmfit_fast import TrainConfig, ULMFiTTrainer
 from ulmfit_fast.model import Dropouts
-from ulmfit_fast.training.progress import Observer
+from ulmfit_fast.training.observer import Observer
 
 NOUNS = {"animal": ["cat", "dog", "horse", "cow"], "tool": ["saw", "drill", "hammer", "file"]}
 LIGHT = Dropouts().scaled(0.2)

@@ -37,7 +37,12 @@ LAYERS = {
     "training": ["model", "optim", "schedule", "text"],
     "doctor": ["training"],
     "interop": ["training"],
-    "commands": ["training", "interop", "doctor"],
+    "interpret": ["training"],
+    "report": ["interpret"],
+    "loggers": ["training"],
+    "bench": ["training"],
+    "serve": ["interpret"],
+    "commands": ["interop", "doctor", "report", "loggers", "bench", "serve"],
     "demo": ["commands", "demo_corpus"],
     "cli": ["demo"],
 }
@@ -45,7 +50,10 @@ LAYERS = {
 # them inside functions only, so that importing the package needs none.
 LIBRARIES = {
     "torch": set(LAYERS) - {"errors"},
-    "numpy": {"schedule", "text", "demo_corpus", "training", "interop", "commands", "demo", "cli"},
+    "numpy": {
+        *("schedule", "text", "demo_corpus", "training", "interop", "interpret", "report"),
+        *("commands", "demo", "cli"),
+    },
     "safetensors": {"training", "interop", "commands"},
     "fastai": {
         *("interop/fastai.py", "interop/fastai_loss.py", "interop/fastai_optim.py"),
@@ -67,6 +75,17 @@ LIBRARIES = {
     "triton": {"kernels"},
     "click": {"commands", "cli"},
     "rich": {"commands", "cli", "training/progress.py"},
+    "jinja2": {"report"},
+    "matplotlib": {"report", "bench"},
+    "pandas": {"interpret"},
+    "cleanlab": {"interpret"},
+    "fastapi": {"serve"},
+    "uvicorn": {"serve"},
+    "starlette": {"serve"},
+    "pydantic": {"serve"},
+    "tensorboard": {"loggers"},
+    "wandb": {"loggers"},
+    "trackio": {"loggers"},
 }
 LAZY = {("datasets", "text"), ("pyarrow", "text"), ("rich", "training/progress.py")}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudpickle"}

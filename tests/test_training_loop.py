@@ -13,7 +13,7 @@ from ulmfit_fast import TrainingError, ULMFiTTrainer
 from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, LossParts, TextClassifier
 from ulmfit_fast.optim import layer_param_groups
 from ulmfit_fast.training import loop, steps, tasks
-from ulmfit_fast.training.progress import Observer
+from ulmfit_fast.training.observer import Observer, Step
 
 
 class Recorder(Observer):
@@ -23,8 +23,8 @@ class Recorder(Observer):
     def stage_started(self, stage: str, n_steps: int, description: str) -> None:
         self.events.append(("start", stage, n_steps))
 
-    def step(self, stage: str, step: int, loss: float, n_tokens: int, lr: float) -> None:
-        self.events.append(("step", stage, step, loss, n_tokens, lr))
+    def step(self, step: Step) -> None:
+        self.events.append(("step", step.stage, step.step, step.loss, step.n_tokens, step.lr))
 
     def epoch_ended(self, stage: str, epoch: int, metrics: dict[str, float]) -> None:
         self.events.append(("epoch", stage, epoch, metrics))
@@ -92,6 +92,25 @@ def test_gradual_unfreezing_moves_one_more_group_an_epoch(monkeypatch) -> None:
         ["rnn0", "rnn1", "head"],
         ["embedding", "rnn0", "rnn1", "head"],
     ]
+
+
+def test_observers_are_told_every_groups_rate_and_zero_where_it_is_frozen() -> None:
+    told: list[Step] = []
+
+    class Rates(Observer):
+        def step(self, step: Step) -> None:
+            told.append(step)
+
+    texts, labels = draw_texts(60)
+    trainer = ULMFiTTrainer(small_config("paper"), size="tiny", observers=[Rates()])
+    trainer.pretrain(texts)
+    told.clear()
+    trainer.train_classifier(texts, labels)
+    first, last = (next(s for s in told if s.epoch == epoch) for epoch in (1, 4))
+    assert [name for name, rate in first.rates.items() if rate] == ["head"]
+    assert last.rates["head"] == pytest.approx(last.rates["rnn1"] * 2.6)
+    assert last.lr == last.rates["head"]
+    assert [s.step for s in told] == list(range(1, len(told) + 1))
 
 
 @pytest.mark.parametrize("recipe", ["paper", "fastai"])

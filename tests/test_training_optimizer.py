@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ulmfit_fast import LayerwiseAdamW, ULMFiTTrainer
 from ulmfit_fast.model import LossParts
 from ulmfit_fast.training import loop, tasks
-from ulmfit_fast.training.progress import Observer
+from ulmfit_fast.training.observer import Observer, Step
 from ulmfit_fast.training.steps import Batch
 
 # The project's criterion for curves: as far from AdamW's loop over tensors as torch's own fused
@@ -53,8 +53,8 @@ class Losses(Observer):
     def __init__(self) -> None:
         self.of: dict[str, list[float]] = {}
 
-    def step(self, stage: str, step: int, loss: float, n_tokens: int, lr: float) -> None:
-        self.of.setdefault(stage, []).append(loss)
+    def step(self, step: Step) -> None:
+        self.of.setdefault(step.stage, []).append(step.loss)
 
 
 def losses_with(

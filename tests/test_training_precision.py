@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ulmfit_fast import InputError, TrainConfig, ULMFiTTrainer
 from ulmfit_fast.model import AWDLSTMConfig, LanguageModel, TextClassifier
 from ulmfit_fast.training import checkpoint, precision
+from ulmfit_fast.training.observer import Observer, Step
 from ulmfit_fast.training.precision import Precision, choose_precision
-from ulmfit_fast.training.progress import Observer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 BF16 = Precision("bf16", CPU, "")
@@ -150,8 +150,8 @@ class Losses(Observer):
     def __init__(self) -> None:
         self.of: list[float] = []
 
-    def step(self, stage: str, step: int, loss: float, n_tokens: int, lr: float) -> None:
-        self.of.append(loss)
+    def step(self, step: Step) -> None:
+        self.of.append(step.loss)
 
 
 @pytest.mark.parametrize("recipe", ["paper", "fastai"])

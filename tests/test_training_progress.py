@@ -11,15 +11,20 @@ from pathlib import Path
 import pytest
 
 from ulmfit_fast.training import progress
-from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog, Observer, format_metrics
+from ulmfit_fast.training.observer import Observer, Step
+from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog, format_metrics
 
 CONTROL_CODES = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
+
+
+def a_step(stage: str, step: int, loss: float, n_tokens: int = 700) -> Step:
+    return Step(stage, step, 1, loss, n_tokens, {"embedding": 0.0, "head": 0.004}, 0.8)
 
 
 def run_stage(observer: Observer, losses: list[float], stage: str = "pretrain") -> None:
     observer.stage_started(stage, len(losses), "language model [on 12 texts]")
     for index, loss in enumerate(losses, start=1):
-        observer.step(stage, index, loss, 700, 0.004)
+        observer.step(a_step(stage, index, loss))
     observer.epoch_ended(stage, 1, {"valid_loss": 3.25, "perplexity": 25.79, "accuracy": 0.5})
     observer.stage_ended(stage, 1.25, {"valid_loss": 3.25})
     observer.close()
@@ -63,7 +68,7 @@ def test_log_is_made_by_its_first_event_and_flushed_with_every_line(tmp_path: Pa
     assert not path.exists()
     log.stage_started("finetune_lm", 3, "")
     assert path.read_text().endswith("}\n")
-    log.step("finetune_lm", 1, 1.0, 10, 0.1)
+    log.step(a_step("finetune_lm", 1, 1.0))
     assert len(path.read_text().splitlines()) == 2
     log.close()
     log.close()
@@ -103,9 +108,9 @@ def test_rate_leaves_out_the_time_between_epochs(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
     log = JsonlLog(tmp_path / "metrics.jsonl")
     log.stage_started("pretrain", 2, "")
-    log.step("pretrain", 1, 4.0, 700, 0.1)
+    log.step(a_step("pretrain", 1, 4.0))
     log.epoch_ended("pretrain", 1, {})
-    log.step("pretrain", 2, 4.0, 700, 0.1)
+    log.step(a_step("pretrain", 2, 4.0))
     log.close()
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["tokens_per_s"] for r in records if r["event"] == "step"] == [700.0, 700.0]
@@ -132,11 +137,12 @@ def test_plain_output_is_silent_about_texts_unless_they_take_long(monkeypatch: p
 
 LIVE = """
 import time
+from ulmfit_fast.training.observer import Step
 from ulmfit_fast.training.progress import ConsoleProgress
 observer = ConsoleProgress()
 observer.stage_started("classifier", 40, "8 classes")
 for step in range(1, 41):
-    observer.step("classifier", step, 2.0, 100, 0.01)
+    observer.step(Step("classifier", step, 1, 2.0, 100, {"head": 0.01}, 0.8))
     time.sleep(0.02)
 observer.epoch_ended("classifier", 1, {"valid_loss": 1.5})
 raise SystemExit(observer.close())

@@ -1,1 +1,1 @@
-"""What the verbs of the command line do; the options are read in ulmfit_fast.cli."""
+"""What the verbs of the command line do; their options are read in ulmfit_fast.cli."""

@@ -23,7 +23,8 @@ from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import SkippedRow, TextStream, TextTable, read_table, stream_texts
 from ulmfit_fast.training.config import StageName
-from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog, Observer
+from ulmfit_fast.training.observer import Observer
+from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
 # Share of a general text's documents that the language model is measured on.

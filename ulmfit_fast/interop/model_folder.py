@@ -19,7 +19,7 @@ from ulmfit_fast.model import HEAD_SIZE, AWDLSTMConfig, LanguageModel, TextClass
 from ulmfit_fast.text.tokenizer import Tokenizer
 from ulmfit_fast.training.checkpoint import load_model, read_json
 from ulmfit_fast.training.config import TrainConfig
-from ulmfit_fast.training.progress import Observer
+from ulmfit_fast.training.observer import Observer
 from ulmfit_fast.training.restore import describe_model, settings_of
 from ulmfit_fast.training.sizes import model_size
 from ulmfit_fast.training.trainer import ULMFiTTrainer

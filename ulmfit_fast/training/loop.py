@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,8 +18,8 @@ from ulmfit_fast.optim import LayerwiseAdamW, layer_param_groups, set_rates
 from ulmfit_fast.schedule import Phase, discriminative_rates
 from ulmfit_fast.training.config import StageConfig, TrainConfig
 from ulmfit_fast.training.graphs import GraphSteps, Recorder
+from ulmfit_fast.training.observer import Observer, Step
 from ulmfit_fast.training.plan import layer_decay, schedule, stage_phases
-from ulmfit_fast.training.progress import Observer
 from ulmfit_fast.training.steps import EagerSteps, Metrics, Task
 
 # Reading a loss waits for a GPU, so there it is read seldom; on a CPU it costs nothing.
@@ -96,6 +96,7 @@ class Fit:
         self.best_score: tuple[float, ...] | None = None
         self.best_weights: dict[str, Tensor] | None = None
         self.epochs_since_best = 0
+        self.frozen: dict[str, float] = {}  # names of the groups that stand still, rate 0
         self.n_steps_done = 0
         self.n_steps_skipped = 0
         self.n_tokens_unread = 0
@@ -150,9 +151,9 @@ class Fit:
             for parameter in parameters:
                 parameter.requires_grad_(index >= frozen)
                 parameter.grad = None
-        names = list(self.groups)[:frozen]
+        self.frozen = dict.fromkeys(list(self.groups)[:frozen], 0.0)
         for group in self.optimizer.param_groups:
-            group["frozen"] = group["layer"] in names  # so that a graph may leave them out
+            group["frozen"] = group["layer"] in self.frozen  # so that a graph may leave them out
         self.steps.start_phase()
         largest = discriminative_rates(phase.lr, len(self.groups), self.decay)
         rates = dict(zip(self.groups, largest, strict=True))
@@ -179,7 +180,15 @@ class Fit:
             self.n_tokens_unread += batch.n_tokens
             self.result.n_tokens += batch.n_tokens
             is_read = self.n_steps_done % self.read_every == 0 or step == last
-            read = partial(self._read, max(now.values())) if is_read else None
+            at = partial(
+                Step,
+                self.task.stage,
+                self.n_steps_done,
+                epoch + 1,
+                rates=now | self.frozen,
+                beta1=beta1,
+            )  # fmt: skip
+            read = partial(self._read, at) if is_read else None
             parts = self.steps.step(batch, read)
             loss_sum += parts.cross_entropy
             step += 1
@@ -197,12 +206,12 @@ class Fit:
             observer.epoch_ended(self.task.stage, epoch + 1, metrics)
         return step
 
-    def _read(self, lr: float, parts: LossParts) -> None:
+    def _read(self, at: Callable[..., Step], parts: LossParts) -> None:
         """Read the loss, and tell the observers."""
         self._check_finite("loss", parts.total.item())
-        loss = parts.cross_entropy.item()
+        step = at(loss=parts.cross_entropy.item(), n_tokens=self.n_tokens_unread)
         for observer in self.observers:
-            observer.step(self.task.stage, self.n_steps_done, loss, self.n_tokens_unread, lr)
+            observer.step(step)
         self.n_tokens_unread = 0
 
     def _check_finite(self, name: str, value: float) -> None:

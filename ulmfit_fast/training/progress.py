@@ -1,13 +1,15 @@
-"""What a running training tells the outside: observers for a terminal and for a log file."""
+"""Observers of a training for a terminal and for a log file."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+from ulmfit_fast.training.observer import Observer, Step
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,47 +22,6 @@ SMOOTHING = 0.98
 PLAIN_INTERVAL_S = 30.0
 # Metrics in [0, 1] that are shown as percentages.
 _PERCENT = frozenset({"accuracy", "error"})
-
-
-class Observer:
-    """Is told what the training does; every method may be left as it is.
-
-    A stage calls `stage_started`, then for each of its epochs `step` at every optimizer step whose
-    loss is read (all on a CPU, one in twenty on a GPU) and `epoch_ended`, then `stage_ended`. An
-    observer must not change the training.
-    """
-
-    def stage_started(self, stage: str, n_steps: int, description: str) -> None:
-        """Begin a stage of n_steps optimizer steps; the description is one line for people."""
-
-    def step(self, stage: str, step: int, loss: float, n_tokens: int, lr: float) -> None:
-        """Tell of optimizer step number `step` of the stage, from 1.
-
-        Since the step told of before, n_tokens tokens were read.
-
-        The loss is the training loss of this step without regularisation; lr is the highest rate.
-        """
-
-    def epoch_ended(self, stage: str, epoch: int, metrics: dict[str, float]) -> None:
-        """End epoch number `epoch` of the stage, from 1, with its losses and metrics."""
-
-    def stage_ended(self, stage: str, seconds: float, metrics: dict[str, float]) -> None:
-        """End the stage after so many seconds, with the metrics of the model it keeps."""
-
-    def texts_done(self, what: str, done: int, total: int) -> None:
-        """Tell, before a stage starts, of how many texts what it needs (vocabulary, ids) is made.
-
-        Called after every block of about a million characters.
-        """
-
-    def close(self) -> None:
-        """Free what the observer holds, also after an error; may be called twice."""
-
-
-def tell_texts_done(observers: Sequence[Observer], what: str, done: int, total: int) -> None:
-    """Tell observers of how many texts what a stage needs is made."""
-    for observer in observers:
-        observer.texts_done(what, done, total)
 
 
 class _Rate:
@@ -119,11 +80,14 @@ class JsonlLog(Observer):
         self._rate = _Rate()
         self._write("stage_started", stage, {"n_steps": n_steps, "description": description})
 
-    def step(self, stage: str, step: int, loss: float, n_tokens: int, lr: float) -> None:
+    def step(self, step: Step) -> None:
         """Write the step with the tokens a second since the event before."""
-        rate = round(self._rate.step(n_tokens), 1)
-        values = {"step": step, "loss": loss, "n_tokens": n_tokens, "lr": lr}
-        self._write("step", stage, {**values, "tokens_per_s": rate})
+        values = {
+            "step": step.step, "epoch": step.epoch, "loss": step.loss, "n_tokens": step.n_tokens,
+            "lr": step.lr, "rates": dict(step.rates), "beta1": step.beta1,
+        }  # fmt: skip
+        tokens_per_s = round(self._rate.step(step.n_tokens), 1)
+        self._write("step", step.stage, {**values, "tokens_per_s": tokens_per_s})
 
     def epoch_ended(self, stage: str, epoch: int, metrics: dict[str, float]) -> None:
         """Write the epoch's metrics."""
@@ -202,15 +166,15 @@ class ConsoleProgress(Observer):
         elif time.perf_counter() - self._spoke >= PLAIN_INTERVAL_S:
             self._say(f"{what}: {done}/{total} texts")
 
-    def step(self, stage: str, step: int, loss: float, n_tokens: int, lr: float) -> None:
+    def step(self, step: Step) -> None:
         """Move the bar."""
-        smoothed = self._loss.add(loss)
-        self._rate.step(n_tokens)
+        smoothed = self._loss.add(step.loss)
+        self._rate.step(step.n_tokens)
         loss_text, rate_text = f"loss {smoothed:.3f}", f"{_thousands(self._rate.mean())} tokens/s"
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=step, loss=loss_text, rate=rate_text)
+            self._bar.update(self._task, completed=step.step, loss=loss_text, rate=rate_text)
         elif time.perf_counter() - self._spoke >= PLAIN_INTERVAL_S:
-            self._say(f"{stage}: step {step}/{self._n_steps}  {loss_text}  {rate_text}")
+            self._say(f"{step.stage}: step {step.step}/{self._n_steps}  {loss_text}  {rate_text}")
 
     def epoch_ended(self, stage: str, epoch: int, metrics: dict[str, float]) -> None:
         """Print the epoch's metrics on a line that stays."""

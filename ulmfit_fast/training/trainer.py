@@ -22,8 +22,8 @@ from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, 
 from ulmfit_fast.training.graphs import CudaRecorder
 from ulmfit_fast.training.inference import InferenceCopy
 from ulmfit_fast.training.loop import Fit, StageResult
+from ulmfit_fast.training.observer import Observer, tell_texts_done
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
-from ulmfit_fast.training.progress import Observer, tell_texts_done
 from ulmfit_fast.training.restore import describe_model, restore_model, settings_of
 from ulmfit_fast.training.sizes import model_size, new_language_model
 from ulmfit_fast.training.tasks import ClassifierTask, LanguageModelTask, classify

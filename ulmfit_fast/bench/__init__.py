@@ -1,0 +1,1 @@
+"""A minute of timings on this machine, ours against torch."""

@@ -1,0 +1,42 @@
+"""Options that were read, in the types of what does the work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ulmfit_fast.commands.choices import Settings
+    from ulmfit_fast.commands.data import Files
+    from ulmfit_fast.commands.terminal import Terminal
+
+
+def terminal_of(values: dict[str, Any]) -> Terminal:
+    """Take --json, and return where to write."""
+    from ulmfit_fast.commands.terminal import Terminal
+
+    return Terminal(as_json=values.pop("as_json"))
+
+
+def files_of(values: dict[str, Any]) -> Files:
+    """Take the options that name files and columns."""
+    from ulmfit_fast.commands.data import Files
+
+    names = (
+        "valid", "test", "unlabelled", "general", "text_columns", "label_column", "encoding",
+        "header",
+    )  # fmt: skip
+    return Files(
+        train=values.pop("file") or "",
+        **{name: values.pop(name) for name in names if name in values},
+    )
+
+
+def settings_of(values: dict[str, Any]) -> Settings:
+    """Take the options that decide how to train."""
+    from ulmfit_fast.commands.choices import Settings
+
+    names = (
+        "preset", "size", "tokenizer", "device", "seed", "batch_size", "general_epochs",
+        "lm_epochs", "epochs", "precision", "cuda_graphs",
+    )  # fmt: skip
+    return Settings(**{name: values.pop(name) for name in names if name in values})

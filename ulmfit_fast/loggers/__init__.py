@@ -1,0 +1,1 @@
+"""Observers that hand a training to TensorBoard, Weights & Biases or trackio."""
