@@ -76,7 +76,8 @@ LIBRARIES = {
     "click": {"commands", "cli"},
     "rich": {"commands", "cli", "training/progress.py"},
     "jinja2": {"report"},
-    "matplotlib": {"report", "bench"},
+    "markupsafe": {"report"},  # jinja2's own
+    "matplotlib": {"report", "bench", "training/plotting.py"},
     "pandas": {"interpret"},
     "cleanlab": {"interpret"},
     "fastapi": {"serve"},
@@ -87,7 +88,10 @@ LIBRARIES = {
     "wandb": {"loggers"},
     "trackio": {"loggers"},
 }
-LAZY = {("datasets", "text"), ("pyarrow", "text"), ("rich", "training/progress.py")}
+LAZY = {
+    *(("datasets", "text"), ("pyarrow", "text"), ("rich", "training/progress.py")),
+    ("matplotlib", "training/plotting.py"),
+}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudpickle"}
 
 UNPICKLING_ERROR = "from pickle import UnpicklingError  #"

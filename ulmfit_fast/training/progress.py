@@ -96,7 +96,8 @@ class JsonlLog(Observer):
 
     def stage_ended(self, stage: str, seconds: float, metrics: dict[str, float]) -> None:
         """Write the stage's seconds and metrics."""
-        self._write("stage_ended", stage, {"seconds": round(seconds, 3), **metrics})
+        # The metrics have seconds too, those of the epoch that is kept.
+        self._write("stage_ended", stage, {**metrics, "seconds": round(seconds, 3)})
 
     def close(self) -> None:
         """Close the file; a later event opens it again."""

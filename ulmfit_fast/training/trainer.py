@@ -23,6 +23,7 @@ from ulmfit_fast.training.graphs import CudaRecorder
 from ulmfit_fast.training.inference import InferenceCopy
 from ulmfit_fast.training.loop import Fit, StageResult
 from ulmfit_fast.training.observer import Observer, tell_texts_done
+from ulmfit_fast.training.plotting import Plots
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
 from ulmfit_fast.training.restore import describe_model, restore_model, settings_of
 from ulmfit_fast.training.sizes import model_size, new_language_model
@@ -30,7 +31,7 @@ from ulmfit_fast.training.tasks import ClassifierTask, LanguageModelTask, classi
 from ulmfit_fast.training.transfer import classifier_from, transfer_language_model
 
 
-class ULMFiTTrainer:
+class ULMFiTTrainer(Plots):
     """Pretrain a language model, fine-tune it on the target texts, fine-tune a classifier.
 
     Args:
@@ -68,8 +69,7 @@ class ULMFiTTrainer:
     ) -> None:
         model_size(size)
         self.config = config or TrainConfig.preset()
-        self.size = size
-        self.tokenizer_kind = tokenizer_kind
+        self.size, self.tokenizer_kind = size, tokenizer_kind
         self.device = choose_device(device)
         self.observers = list(observers)
         self.cache_dir = cache_dir
