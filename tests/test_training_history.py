@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_points_stay_few_and_keep_the_mean(n: int):
     assert stage.points[-1].step == n
     assert stage.epochs[0].step == n
     steps = [0, *(point.step for point in stage.points)]
-    widths = [last - before for before, last in zip(steps, steps[1:], strict=False)]
+    widths = [last - before for before, last in pairwise(steps)]
     total = sum(w * point.loss for w, point in zip(widths, stage.points, strict=True))
     assert total == pytest.approx(n * (n + 1) / 2)
 

@@ -61,7 +61,7 @@ def test_observers_always_hold_the_history():
     assert trainer.observers == [trainer.history, other]
     trainer.observers = []
     assert trainer.observers == [trainer.history]
-    trainer.observers = trainer.observers + [other]
+    trainer.observers = [*trainer.observers, other]
     assert trainer.observers == [trainer.history, other]
 
 

@@ -80,7 +80,7 @@ def plot_confusion(
     Args:
         labels: names of the classes.
         confusion: counts, row true class, column answer.
-        max_classes: classes shown, those with most mistakes first, in the order of labels.
+        max_classes: classes shown, those that are confused most, in the order of labels.
 
     Raises:
         InputError: no classes.
@@ -106,16 +106,23 @@ def plot_confusion(
         axes.set_xlabel("answer")
         axes.set_ylabel("true class")
         if len(chosen) < len(labels):
-            axes.set_title(f"The {len(chosen)} of {len(labels)} classes with most mistakes")
+            axes.set_title(f"The {len(chosen)} of {len(labels)} classes that are confused most")
     return figure
 
 
 def most_confused(confusion: Sequence[Sequence[int]], n: int) -> list[int]:
-    """Return the classes with most mistakes, given or received, in their own order."""
-    counts = np.asarray(confusion).reshape(len(confusion), -1)
-    wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
-    # A stable sort: of equal ones the first.
-    return sorted(np.argsort(-wrong, kind="stable")[:n].tolist())
+    """Return the n classes to show, in their own order: those of the largest confusions.
+
+    Pairs of classes are taken by how many texts of the one are taken for the other, then classes
+    by their mistakes.
+    """
+    wrong = np.array(confusion).reshape(len(confusion), -1)
+    np.fill_diagonal(wrong, 0)
+    largest = np.argsort(-wrong, axis=None, kind="stable")  # of equal ones the first
+    rows, columns = np.unravel_index(largest[: np.count_nonzero(wrong)], wrong.shape)
+    of_pairs = np.stack([rows, columns], axis=1).ravel().tolist()
+    of_all = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable").tolist()
+    return sorted(list(dict.fromkeys([*of_pairs, *of_all]))[:n])
 
 
 def metric_of(stage: StageHistory) -> str:

@@ -79,7 +79,7 @@ class Plots:
 
         Args:
             evaluation: of this trainer's classifier, from evaluate().
-            max_classes: classes shown, those with most mistakes first.
+            max_classes: classes shown, those that are confused most.
         """
         figure: Figure = _plots().plot_confusion(
             list(evaluation.per_class), evaluation.confusion, max_classes=max_classes
