@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from ulmfit_fast import cli
 
 Row = tuple[str, str]  # text, label
-SHORT = ["--size", "tiny", "--lm-epochs", "1", "--epochs", "2", "--batch-size", "16"]
+SHORT = ["--size", "tiny", "--lm-epochs", "1", "--epochs", "2", "--batch-size", "16", "--no-report"]
 SHORT_FROM_BASE = SHORT[2:]  # a base has its size
 WORDS = {"pos": "good great fine lovely superb", "neg": "bad awful poor dull weak"}
 # The default cache of every command run here, so that none is left in the user's.

@@ -193,7 +193,7 @@ def test_demo_trains_compares_and_says_where_everything_is(
     assert ("do NOT beat" in result.output) != summary["beats_both_baselines"]
     assert summary["config"]["classifier"]["classifier"]["epochs"] == 1
     assert f"{accuracy:.3f}" in result.output
-    for path in (out / "model", out / "metrics.jsonl"):
+    for path in (out / "model", out / "metrics.jsonl", out / "report.html"):
         assert path.exists()
         assert str(path) in result.output
     model = ULMFiTTrainer.load(out / "model")

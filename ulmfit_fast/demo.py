@@ -18,6 +18,7 @@ import torch
 from ulmfit_fast import __version__
 from ulmfit_fast.commands.report import evaluation_values
 from ulmfit_fast.commands.run_folder import RunFolder
+from ulmfit_fast.commands.run_report import REPORT, make_report
 from ulmfit_fast.commands.statistics import wilson_interval
 from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.commands.train import observing, split_texts, write_json
@@ -123,6 +124,11 @@ def run_demo(out: Path, seed: int, terminal: Terminal) -> None:
     with folder.fill() as place:
         result = train_and_compare(corpus, seed, place, started)
         write_json(place / "run.json", summarize(result, corpus, seed, out))
+    parts = {"train": corpus.labelled, "valid": corpus.valid, "test": corpus.test}
+    make_report(
+        ULMFiTTrainer.load(out / "model", device="cpu"),
+        {name: (part.texts, part.labels) for name, part in parts.items()}, out, terminal,
+    )  # fmt: skip
     say_result(result, out, terminal)
     terminal.result(summarize(result, corpus, seed, out))
 
@@ -204,6 +210,8 @@ def say_result(result: DemoResult, out: Path, terminal: Terminal) -> None:
     terminal.say("  -> " + ", ".join(f"{name} {probability:.0%}" for name, probability in best))
     terminal.say()
     terminal.say(f"  model    {out / 'model'}      language model  {out / 'language_model'}")
+    if (out / REPORT).is_file():
+        terminal.say(f"  report   {out / REPORT}")
     terminal.say(f"  log      {out / 'metrics.jsonl'}      figures  {out / 'run.json'}")
     command = "ulmfit-fast" if shutil.which("ulmfit-fast") else os.path.relpath(sys.argv[0])
     terminal.say(f'  try      echo "Parse the header." | {command} predict {out} -')

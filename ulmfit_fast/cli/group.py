@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import DEBUG
+from ulmfit_fast.commands.invocation import ARGUMENTS, DEBUG
 from ulmfit_fast.errors import InputError, TrainingError
 
 EXIT_INPUT, EXIT_TRAINING, EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 2, 1, 3, 130
@@ -57,6 +57,11 @@ class Verbs(click.Group):
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(import_module(f"ulmfit_fast.cli.{name}"), name)
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words of the command line, for the run's summary."""
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb, and say in one line what the user can mend."""

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-#: Key of click's meta: whether tracebacks are shown.
-DEBUG = "ulmfit_fast.debug"
+from ulmfit_fast.commands.invocation import DEBUG
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -84,6 +84,8 @@ run_options = _options(
     click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
                  help="Default: runs/<name of FILE>."),
     overwrite_option,
+    click.option("--report/--no-report", default=True, show_default=True,
+                 help="Write report.html at the end."),
     json_option,
     debug_option,
 )  # fmt: skip

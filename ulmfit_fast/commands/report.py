@@ -14,6 +14,9 @@ import torch
 from ulmfit_fast import __version__
 from ulmfit_fast.commands.choices import Choices, count_words, describe_stage
 from ulmfit_fast.commands.data import VALID_SHARE, TrainingData
+from ulmfit_fast.commands.environment import environment
+from ulmfit_fast.commands.invocation import command_line
+from ulmfit_fast.commands.run_report import REPORT
 from ulmfit_fast.commands.statistics import wilson_interval
 from ulmfit_fast.commands.terminal import Terminal, count, listing, shorten
 from ulmfit_fast.text import SkippedRow, Texts
@@ -58,6 +61,8 @@ class Run:
         valid: the classifier on the validation part.
         test: the classifier on the test file.
         seconds: wall time of training.
+        peak_memory: bytes, as environment.peak_memory() counts them.
+        has_report: whether report.html is written at the end.
     """
 
     source: str
@@ -73,6 +78,8 @@ class Run:
     valid: Evaluation | None = None
     test: Evaluation | None = None
     seconds: float = 0.0
+    peak_memory: dict[str, int] = field(default_factory=dict)
+    has_report: bool = False
 
 
 def say_plan(run: Run, out: Path, terminal: Terminal) -> None:
@@ -162,6 +169,8 @@ def say_results(run: Run, out: Path, terminal: Terminal) -> None:
     terminal.say(
         f"log             {out / 'metrics.jsonl'}   settings and results  {out / 'run.json'}"
     )
+    if (out / REPORT).is_file():
+        terminal.say(f"report          {out / REPORT}")
     folder = shlex.quote(str(out))
     following = f"predict {folder} FILE" if run.data is not None else f"train FILE --base {folder}"
     terminal.say(f"next            ulmfit-fast {following}")
@@ -182,6 +191,7 @@ def summarize(run: Run, out: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "kind": "train" if run.data else "pretrain",
         "out": str(out),
+        "command": command_line(),
         "source": run.source,
         "base": run.start or (str(run.base) if run.base else None),
         "size": run.choices.size,
@@ -189,6 +199,12 @@ def summarize(run: Run, out: Path) -> dict[str, Any]:
         "device": run.choices.device,
         "precision": run.choices.precision.name,
         "cuda_graphs": run.choices.cuda_graphs,
+        "why": {
+            "size": run.choices.why_size,
+            "device": run.choices.why_device,
+            "recipe": run.choices.why_recipe,
+            "precision": run.choices.precision.why,
+        },
         "config": run.choices.config.to_dict(),
         "seconds": round(run.seconds, 3),
         "stages": [asdict(result) for result in run.results],
@@ -200,6 +216,8 @@ def summarize(run: Run, out: Path) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "n_threads": torch.get_num_threads(),
+        "environment": environment(),
+        "peak_memory": run.peak_memory,
     }
     if run.data is not None:
         data = run.data

@@ -78,6 +78,13 @@ def _may_be_replaced(path: Path) -> bool:
     return (path / "run.json").is_file() or not any(path.iterdir())
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file under another name first, so that it is never there in part."""
+    made = path.with_name(f"{path.name}.unfinished")
+    made.write_text(text, encoding="utf-8")
+    made.replace(path)
+
+
 def default_out(source: str) -> Path:
     """Return runs/<name of the file without its endings>."""
     name = Path(source.removeprefix("hf:")).name.partition(".")[0]

@@ -17,8 +17,10 @@ from ulmfit_fast.commands.cache import cache_folder
 from ulmfit_fast.commands.choices import Base, Settings, check_settings, choose, count_words
 from ulmfit_fast.commands.convert import ConvertOptions, read_source
 from ulmfit_fast.commands.data import Files, TrainingData, header_remark, read_training_data
+from ulmfit_fast.commands.environment import peak_memory
 from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, say_results, summarize
 from ulmfit_fast.commands.run_folder import RunFolder, default_out, find_model
+from ulmfit_fast.commands.run_report import make_report, parts_of
 from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import SkippedRow, TextStream, TextTable, read_table, stream_texts
@@ -44,6 +46,7 @@ class TrainOptions:
         overwrite: whether to replace a finished run.
         cache: folder for numericalized texts; None is the user's cache folder.
         no_cache: whether to keep none.
+        report: whether to write report.html at the end.
     """
 
     files: Files
@@ -54,6 +57,7 @@ class TrainOptions:
     overwrite: bool = False
     cache: Path | None = None
     no_cache: bool = False
+    report: bool = True
 
 
 def train(options: TrainOptions, terminal: Terminal) -> None:
@@ -249,7 +253,7 @@ def _choose(
     choices = choose(options.settings, n_words, n_rows, stages[-1].name, base)
     cache = cache_folder(options.cache, is_wanted=not options.no_cache)
     run = Run(options.files.train, choices, stages, base=base.folder if base else None, data=data)
-    run.cache, run.start = cache, options.start
+    run.cache, run.start, run.has_report = cache, options.start, options.report
     if data is not None:
         run.skipped, run.remarks = data.skipped, data.remarks
     if table is not None:
@@ -278,7 +282,10 @@ def _execute(run: Run, folder: RunFolder, terminal: Terminal) -> None:
             _classify(run, run.data, trainer)
             trainer.save(place / "model", "classifier")
         run.seconds = time.perf_counter() - started
+        run.peak_memory = peak_memory(run.choices.device)
         write_json(place / "run.json", summarize(run, folder.path))
+    if run.has_report:
+        make_report(trainer, parts_of(run.data), folder.path, terminal)
     say_results(run, folder.path, terminal)
     terminal.result(summarize(run, folder.path))
 

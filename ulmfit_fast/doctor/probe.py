@@ -51,7 +51,7 @@ def probe(folders: tuple[Path, ...]) -> Machine:
         cuda_library=_native.missing.get(("drop_connect", "cuda")),
         cpu_library=_native.why_missing("lstm_forward", "cpu"),
         triton=_triton_version(),
-        processor=_processor(),
+        processor=processor_name(),
         features=_features(),
         n_cpus=os.cpu_count() or 1,
         usable_cpus=usable_cpus(),
@@ -101,7 +101,7 @@ def _triton_version() -> str | None:
     return version("triton")
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """Return the processor's name."""
     if CPU_FILE.exists():
         for line in CPU_FILE.read_text().splitlines():
