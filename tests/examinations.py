@@ -188,13 +188,21 @@ def run_values(labels: Sequence[str] = ("neg", "pos")) -> dict:
 
 
 def write_run(
-    folder: Path, examination: Examination | None = None, run: dict | None = None
+    folder: Path,
+    examination: Examination | None = None,
+    run: dict | None = None,
+    *,
+    has_log: bool = True,
 ) -> Path:
-    """Write a run's folder as `ulmfit-fast train` leaves it, without models."""
+    """Write a run's folder as `ulmfit-fast train` leaves it, without models.
+
+    Pictures of the log take most of a report's time: tests of something else go without.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     values = run if run is not None else run_values()
     (folder / "run.json").write_text(json.dumps(values), encoding="utf-8")
-    (folder / "metrics.jsonl").write_text("\n".join(log_lines()) + "\n", encoding="utf-8")
+    if has_log:
+        (folder / "metrics.jsonl").write_text("\n".join(log_lines()) + "\n", encoding="utf-8")
     if examination is not None:
         (folder / "examination.json").write_text(to_json(examination), encoding="utf-8")
     return folder

@@ -100,7 +100,7 @@ def test_the_model_stands_before_the_report_is_made(folder: Path, monkeypatch: p
 
 
 def test_a_report_is_made_anew_from_the_folder(tmp_path: Path):
-    place = write_run(tmp_path / "run", draw_examination(50))
+    place = write_run(tmp_path / "run", draw_examination(50), has_log=False)
     result = json_of(succeed("report", place, "--json"))
     assert result == {
         "report": str(place / "report.html"), "n_bytes": (place / "report.html").stat().st_size
@@ -112,7 +112,7 @@ def test_a_report_is_made_anew_from_the_folder(tmp_path: Path):
 def test_open_starts_a_browser_or_says_that_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    place = write_run(tmp_path / "run", draw_examination(50))
+    place = write_run(tmp_path / "run", draw_examination(50), has_log=False)
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda url: not opened.append(url))
     assert succeed("report", place, "--open").stderr == ""
@@ -129,7 +129,7 @@ def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path: Path):
 
 
 def test_report_needs_no_torch(tmp_path: Path):
-    place = write_run(tmp_path / "run", draw_examination(50))
+    place = write_run(tmp_path / "run", draw_examination(50), has_log=False)
     code = (
         "import sys\n"
         "sys.modules['torch'] = None\n"

@@ -30,6 +30,26 @@ CONTRAST = """(() => {
     .map(e => [e.tagName, ratio(getComputedStyle(e)[e.tagName === "text" ? "fill" : "stroke"])]);
   return [words, drawn];
 })()"""
+# Words of pictures that reach beyond their picture, or lie on another word.
+WORDS_IN_PICTURES = """(() => {
+  const wrong = [], over = (a, b, c, d) => Math.min(b, d) - Math.max(a, c);
+  for (const svg of document.querySelectorAll(".chart svg")) {
+    const frame = svg.getBoundingClientRect();
+    const words = [...svg.querySelectorAll("text")]
+      .map(t => [t.textContent, t.getBoundingClientRect()]);
+    words.forEach(([word, r], k) => {
+      const is_cut = r.left < frame.left - 1 || r.right > frame.right + 1
+        || r.top < frame.top - 1 || r.bottom > frame.bottom + 1;
+      if (is_cut) wrong.push(["cut", svg.ariaLabel, word]);
+      for (const [other, o] of words.slice(k + 1)) {
+        const x = over(r.left, r.right, o.left, o.right);
+        const y = over(r.top, r.bottom, o.top, o.bottom);
+        if (x > 1 && y > 4) wrong.push(["over", svg.ariaLabel, word, other]);
+      }
+    });
+  }
+  return wrong;
+})()"""
 LABELS = (HOSTILE[0], HOSTILE[1], "\u202e\u05d0\u05d1\u05d2", "plain")
 
 
@@ -134,6 +154,16 @@ def test_page_fits_its_window_in_both_themes(page: Page, report: Path, width: in
     picture = np.asarray(Image.open(io.BytesIO(page.picture())).convert("L"))
     assert picture.shape[1] == width
     assert (np.median(picture) > 200) == (scheme == "light")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_words_in_pictures_are_whole_and_apart(page: Page, report: Path, width: int):
+    page.show_as(width)
+    page.open(report)
+    page.value("document.querySelectorAll('[data-scale]').forEach(c => { c.hidden = false; })")
+    wrong = page.value(WORDS_IN_PICTURES)
+    assert page.value("document.querySelectorAll('.chart svg text').length") > 100
+    assert wrong == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -99,13 +99,15 @@ def test_policy_allows_the_pages_own_script_and_style_alone(tmp_path: Path):
 
 def test_hostile_texts_and_labels_stay_texts(tmp_path: Path):
     plain = draw_examination(40, ("a", "b", "c"), texts=["harmless"] * 20)
-    _, expected = outline_of(write_run(tmp_path / "plain", plain, run_values(("a", "b", "c"))))
+    _, expected = outline_of(
+        write_run(tmp_path / "plain", plain, run_values(("a", "b", "c")), has_log=False)
+    )
     labels = tuple(HOSTILE[:3])
     hostile = draw_examination(40, labels, texts=HOSTILE * 2)
     run = run_values(labels)
     run["source"] = run["command"] = HOSTILE[0]
     run["data"]["notes"] = run["remarks"] = HOSTILE
-    page, outline = outline_of(write_run(tmp_path / "hostile", hostile, run))
+    page, outline = outline_of(write_run(tmp_path / "hostile", hostile, run, has_log=False))
     kinds = {"script", "img", "b", "style", "iframe"}
     assert {*outline.tags} & kinds == {*expected.tags} & kinds
     assert outline.tags.count("script") == expected.tags.count("script") == 2
@@ -123,14 +125,13 @@ def test_hostile_texts_and_labels_stay_texts(tmp_path: Path):
 
 
 @given(text=st.text(max_size=80), label=st.text(max_size=20))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_any_text_and_label_keeps_the_pages_elements(
     text: str, label: str, tmp_path_factory: pytest.TempPathFactory
 ):
     labels = (label, f"{label}2")
     found = draw_examination(6, labels, texts=[text] * 6, n_words=3)
-    folder = write_run(tmp_path_factory.mktemp("run"), found, run_values(labels))
-    (folder / "metrics.jsonl").unlink()  # its pictures take time
+    folder = write_run(tmp_path_factory.mktemp("run"), found, run_values(labels), has_log=False)
     _, outline = outline_of(folder)
     assert outline.tags.count("script") == 2
     (cells,) = [code for attributes, code in outline.scripts if attributes]
@@ -159,13 +160,9 @@ def test_what_is_missing_is_left_out(case: str, missing: set[str], tmp_path: Pat
         }  # fmt: skip
     if case == "nothing but run.json":
         run = {"kind": "pretrain", "source": None, "stages": []}
-    folder = write_run(
-        tmp_path, None if case.startswith("no") and case != "no mistakes" else found, run
-    )
-    if case == "no log":
-        write_run(tmp_path, found, run)
-    if case in ("no log", "nothing but run.json"):
-        (folder / "metrics.jsonl").unlink()
+    is_examined = case in ("no log", "no mistakes")
+    has_log = case not in ("no log", "nothing but run.json")
+    folder = write_run(tmp_path, found if is_examined else None, run, has_log=has_log)
     _, outline = outline_of(folder)
     assert {i for i in outline.ids if i in SECTIONS} == {*SECTIONS} - missing
     for link in (value for name, value in outline.attributes if name == "href"):
@@ -190,7 +187,7 @@ def test_a_pretraining_run_tells_its_perplexity(tmp_path: Path):
 def test_folders_that_are_no_run_are_refused_in_one_line(tmp_path: Path):
     with pytest.raises(InputError, match=r"no run\.json"):
         write_report(tmp_path)
-    folder = write_run(tmp_path, draw_examination(20))
+    folder = write_run(tmp_path, draw_examination(20), has_log=False)
     good = (folder / "run.json").read_text()
     for name, content in (("run.json", "{"), ("run.json", "[]"), ("examination.json", "{}")):
         (folder / "run.json").write_text(good)
@@ -202,14 +199,14 @@ def test_folders_that_are_no_run_are_refused_in_one_line(tmp_path: Path):
 
 
 def test_a_report_that_cannot_be_made_leaves_the_one_before(tmp_path: Path):
-    folder = write_run(tmp_path, draw_examination(20))
+    folder = write_run(tmp_path, draw_examination(20), has_log=False)
     write_report(folder).write_text("old")
     (folder / "run.json").write_text("{")
     with pytest.raises(InputError):
         write_report(folder)
     assert (folder / "report.html").read_text() == "old"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "examination.json", "metrics.jsonl", "report.html", "run.json"
+        "examination.json", "report.html", "run.json"
     ]  # fmt: skip
 
 
@@ -230,7 +227,7 @@ def test_ten_thousand_long_texts_make_less_than_3_mb_in_less_than_20_s(
 def test_of_200_classes_those_confused_most_are_shown_and_it_is_said(tmp_path: Path):
     labels = tuple(f"c{k}" for k in range(200))
     found = draw_examination(3_000, labels)
-    page, outline = outline_of(write_run(tmp_path, found, run_values(labels)))
+    page, outline = outline_of(write_run(tmp_path, found, run_values(labels), has_log=False))
     assert "14 of 200 classes that are confused most" in page
     (cells,) = [code for attributes, code in outline.scripts if attributes]
     shown = {*json.loads(cells)["labels"].values()}

@@ -24,6 +24,7 @@ from ulmfit_fast.report.svg import themed_svg
 from ulmfit_fast.report.text import number, percent
 from ulmfit_fast.training.history import History, StageHistory
 
+HEIGHT_WITH_LEGEND = HEIGHT + 0.45
 _Shown = TypeVar("_Shown")
 
 
@@ -37,10 +38,13 @@ class Pictures:
         """Return the rates of every stage on both scales."""
         return [
             {
-                "linear": self._svg(f"Learning rates of stage {title}", draw_rates, stage),
+                "linear": self._svg(
+                    f"Learning rates of stage {title}", draw_rates, stage, HEIGHT_WITH_LEGEND
+                ),
                 "log": self._svg(
                     f"Learning rates of stage {title}, logarithmic",
                     lambda axes, stage: draw_rates(axes, stage, log=True), stage,
+                    HEIGHT_WITH_LEGEND,
                 ),
             }
             for title, stage in _titled(history)
@@ -81,7 +85,7 @@ class Pictures:
         says = "Lengths of the texts: " + ", ".join(
             f"{part.name} median {part.median_tokens:.0f} tokens" for part in parts
         )
-        return self._svg(says, draw_lengths, parts)
+        return self._svg(says, draw_lengths, parts, HEIGHT_WITH_LEGEND)
 
     def _svg(
         self,

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.interpret.examination import Calibration, PartOverview
@@ -25,6 +26,7 @@ TITLES = {
     "classifier": "Classifier",
 }
 PARTS = {"valid": "validation"}
+LEGEND_INCHES = 0.58  # from the x axis down, over its numbers and its name
 # Points of a line: more cannot be told apart at the width of a report.
 MAX_DRAWN = 360
 # The average drawn moves this far to each new value, further where there are few.
@@ -283,16 +285,19 @@ def _finish(axes: Axes, stage: StageHistory, what: str) -> None:
 
 
 def _legend_below(axes: Axes, n_columns: int) -> None:
-    figure = axes.get_figure(root=True)
-    if figure is not None:
-        figure.legend(*axes.get_legend_handles_labels(), ncols=n_columns, markerscale=0.6,
-                      loc="outside lower left")  # fmt: skip
+    """Put the legend under the name of the x axis, however high the axes are."""
+    below = ScaledTranslation(0, -LEGEND_INCHES, axes.figure.dpi_scale_trans)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=axes.transAxes + below,
+                ncols=n_columns, markerscale=0.6, borderaxespad=0, borderpad=0)  # fmt: skip
 
 
 def _log_scale(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    # 0.003 between 0.001 and 0.01: a rate may stay within one decade.
+    axes.yaxis.set_minor_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] == "3" else "")
+    )
 
 
 def _set_limits(axes: Axes, losses: Sequence[float], valid: Sequence[float]) -> None:

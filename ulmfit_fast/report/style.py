@@ -51,7 +51,8 @@ _SETTINGS: Any = {
     "legend.columnspacing": 1.2,
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
-    "savefig.transparent": False,
+    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.06,
     "svg.fonttype": "none",
     "svg.hashsalt": "ulmfit_fast",
     "text.parse_math": False,
@@ -61,8 +62,13 @@ _SETTINGS: Any = {
 class Plot(Figure):
     """A figure that a notebook shows by itself, without pyplot and its global state."""
 
+    def settle(self) -> None:
+        """Lay out once more: numbers at an axis change when it shrinks, and then their width."""
+        self.draw_without_rendering()
+
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
+        self.settle()
         self.savefig(buffer, format="png", dpi=110)
         return buffer.getvalue()
 

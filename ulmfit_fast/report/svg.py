@@ -6,9 +6,7 @@ import io
 import re
 from xml.etree import ElementTree
 
-from matplotlib.figure import Figure
-
-from ulmfit_fast.report.style import VARIABLES, our_style
+from ulmfit_fast.report.style import VARIABLES, Plot, our_style
 
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
@@ -20,7 +18,7 @@ _KEPT = {
 _NUMBER = re.compile(r"-?\d+\.\d{2,}")
 
 
-def themed_svg(figure: Figure, name: str, description: str) -> str:
+def themed_svg(figure: Plot, name: str, description: str) -> str:
     """Return a figure as an SVG element for a page.
 
     Args:
@@ -34,6 +32,7 @@ def themed_svg(figure: Figure, name: str, description: str) -> str:
     """
     buffer = io.StringIO()
     with our_style():
+        figure.settle()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(buffer.getvalue())
     for parent in list(root.iter()):

@@ -21,9 +21,9 @@
     const [truth, answer] = key.split("-");
     const title = make("h3");
     const texts = cell.n === 1 ? "1 text of " : cell.n.toLocaleString("en") + " texts of ";
-    title.append(texts, make("bdi", "tag", data.labels[truth]));
+    title.append(texts, make("bdi", "tag", data.labels[truth] || "(empty)"));
     if (truth === answer) title.append(", answered rightly");
-    else title.append(", answered ", make("bdi", "tag", data.labels[answer]));
+    else title.append(", answered ", make("bdi", "tag", data.labels[answer] || "(empty)"));
     const order = truth === answer ? "The least sure first." : "The surest first.";
     const left = cell.n - cell.rows.length;
     const note = left > 0 ? " " + left.toLocaleString("en") + " more are not in this file." : "";
@@ -32,7 +32,7 @@
     for (const [number, probability, text] of cell.rows) {
       const item = make("li");
       item.append(make("span", "quiet", data.part + " " + number + ", " + (100 * probability).toFixed(1) + "\u00a0%"));
-      const shown = make("span", "", text);
+      const shown = make("span", "", text || "(empty)");
       shown.dir = "auto";
       item.append(shown);
       list.append(item);
