@@ -198,6 +198,34 @@ def test_folders_that_are_no_run_are_refused_in_one_line(tmp_path: Path):
     assert not list(folder.glob("*.html*"))
 
 
+JSON = st.none() | st.integers(-2, 2) | st.text(max_size=3) | st.just([]) | st.just({})
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_run_json_that_was_edited_makes_a_page_or_one_line(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+):
+    run = run_values()
+    place: dict = run
+    if data.draw(st.booleans()):
+        place = run[data.draw(st.sampled_from(["config", "data", "why", "versions"]))]
+    elif data.draw(st.booleans()):
+        place = data.draw(st.sampled_from([run["config"]["classifier"], run["stages"][0]]))
+    key = data.draw(st.sampled_from(sorted(place)))
+    if data.draw(st.booleans()):
+        del place[key]
+    else:
+        place[key] = data.draw(JSON)
+    folder = write_run(tmp_path_factory.mktemp("run"), None, run, has_log=False)
+    try:
+        said = write_report(folder).read_text()
+    except InputError as error:
+        said = str(error)
+    is_one_line = "run.json: a value is missing" in said and "\n" not in said
+    assert is_one_line or said.rstrip().endswith("</html>")
+
+
 def test_a_report_that_cannot_be_made_leaves_the_one_before(tmp_path: Path):
     folder = write_run(tmp_path, draw_examination(20), has_log=False)
     write_report(folder).write_text("old")

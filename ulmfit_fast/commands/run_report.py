@@ -24,8 +24,8 @@ REPORT, EXAMINATION = "report.html", "examination.json"
 # What a defect of examination or report ends in, the memory of a GPU that is full among it. The
 # model is saved by then: each is said, and none may end the run as a failure.
 FAILURES = (
-    ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
-    ValueError,
+    ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, OSError, RuntimeError,
+    TypeError, ValueError,
 )  # fmt: skip
 
 

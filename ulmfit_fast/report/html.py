@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import tempfile
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from ulmfit_fast import __version__
+from ulmfit_fast.errors import InputError, one_line
 from ulmfit_fast.interpret.examination import Examination
 from ulmfit_fast.report import text
 from ulmfit_fast.report.attribution import highlights
@@ -67,20 +67,31 @@ def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
     path = Path(out) if out is not None else folder / "report.html"
     page = render(read_inputs(folder))
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    made = path.with_name(f".{path.name}.{os.getpid()}")  # so that no half of a page is ever there
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(page)
-        Path(made).chmod(0o644)
-        Path(made).replace(path)
-    except BaseException:
-        Path(made).unlink(missing_ok=True)
-        raise
+        made.write_text(page, encoding="utf-8")
+        made.replace(path)
+    finally:
+        made.unlink(missing_ok=True)
     return path
 
 
 def render(inputs: Inputs) -> str:
-    """Return the page of a run."""
+    """Return the page of a run.
+
+    Raises:
+        InputError: run.json lacks a value, or has one of another kind.
+    """
+    try:
+        return _page(_values(inputs))
+    except (AttributeError, LookupError, TypeError, ValueError, jinja2.TemplateError) as error:
+        raise InputError(
+            f"{inputs.folder / 'run.json'}: a value is missing or of another kind "
+            f"({type(error).__name__}: {one_line(error, 80)}); restore the file, or train again"
+        ) from error
+
+
+def _page(values: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ulmfit_fast.report", "template"),
         autoescape=True,
@@ -97,7 +108,7 @@ def render(inputs: Inputs) -> str:
         style=Markup(style), style_hash=_hash(style),
         script=Markup(script), script_hash=_hash(script),
         version=__version__,
-        **_values(inputs),
+        **values,
     )  # fmt: skip
 
 
