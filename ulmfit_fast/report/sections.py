@@ -167,7 +167,7 @@ def reproduce_section(run: Mapping[str, Any]) -> dict[str, Any]:
     says = f"Seed {seed}. " if seed is not None else ""
     says += (
         "The same command with the same files, versions, number of threads and kind of processor "
-        "gives the same figures; on other machines they differ in late digits."
+        "gives the same figures; on other machines late digits may differ."
     )
     return {"command": run.get("command"), "says": says, "facts": [*versions, *facts]}
 
