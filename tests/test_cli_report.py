@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from cli_runs import SHORT, json_of, run, succeed, write_rows
-from examinations import draw_examination, write_run
+from examinations import draw_examination, run_values, write_run
 
 from ulmfit_fast.commands import run_report
+from ulmfit_fast.commands.environment import environment, peak_memory
 from ulmfit_fast.interpret.examination_json import from_json
 
 WITH_REPORT = [option for option in SHORT if option != "--no-report"]
@@ -97,6 +99,23 @@ def test_the_model_stands_before_the_report_is_made(folder: Path, monkeypatch: p
     monkeypatch.setattr(run_report, "_examine", fail)
     assert run("train", "train.csv", *WITH_REPORT).exit_code == 130
     succeed("predict", "runs/train", "test.csv")
+
+
+def test_memory_and_name_of_a_gpu_are_kept_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
+    peaks, machine = peak_memory("cuda:0"), environment()
+    assert peaks["gpu_bytes"] == 3 * 2**30
+    assert "gpu_bytes" not in peak_memory("cpu")
+    values = {**run_values(), "peak_memory": peaks, "environment": machine}
+    place = write_run(tmp_path / "run", draw_examination(50), values, has_log=False)
+    succeed("report", place)
+    page = (place / "report.html").read_text()
+    assert "Most memory of the GPU: <b>3.00 GiB</b>" in page
+    assert "Tesla T4" in page
 
 
 def test_a_report_is_made_anew_from_the_folder(tmp_path: Path):
