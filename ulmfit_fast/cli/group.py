@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from ulmfit_fast.commands.invocation import ARGUMENTS, DEBUG
+from ulmfit_fast.cli.options import DEBUG
+from ulmfit_fast.commands.invocation import ARGUMENTS
 from ulmfit_fast.errors import InputError, TrainingError
 
 EXIT_INPUT, EXIT_TRAINING, EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 2, 1, 3, 130
