@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ulmfit_fast.commands.invocation import DEBUG
+from ulmfit_fast.commands.invocation import DEBUG as DEBUG  # its place for the verbs
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
