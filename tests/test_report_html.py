@@ -169,6 +169,17 @@ def test_what_is_missing_is_left_out(case: str, missing: set[str], tmp_path: Pat
         assert link[1:] in outline.ids
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("n", "labels"), [(0, ("a", "b")), (1, ("a", "b")), (30, ("only",)), (30, ("", "b"))]
+)
+def test_very_small_parts_make_a_page(n: int, labels: tuple[str, ...], tmp_path: Path):
+    found = draw_examination(n, labels)
+    _, outline = outline_of(write_run(tmp_path, found, run_values(labels), has_log=False))
+    assert ("confusion" in outline.ids) == (n > 0)
+    assert ("(empty)" in outline.texts) == ("" in labels)
+
+
 def test_a_pretraining_run_tells_its_perplexity(tmp_path: Path):
     run = run_values()
     for key in ("data",):
@@ -238,12 +249,12 @@ def test_a_report_that_cannot_be_made_leaves_the_one_before(tmp_path: Path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("n_classes", [2, 200])
+@pytest.mark.parametrize("n_classes", [20, 200])
 def test_ten_thousand_long_texts_make_less_than_3_mb_in_less_than_20_s(
     n_classes: int, tmp_path: Path
 ):
     labels = tuple(f"class number {k} with a long name" for k in range(n_classes))
-    found = draw_examination(10_000, labels, n_words=400, texts=["漢字" * 300] * 3_000)
+    found = draw_examination(10_000, labels, n_words=400, texts=["漢字" * 300] * 9_000)
     folder = write_run(tmp_path, found, run_values(labels))
     started = time.process_time()
     size = write_report(folder).stat().st_size

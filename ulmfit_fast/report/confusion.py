@@ -14,7 +14,7 @@ MAX_CLASSES = 14
 # Characters of all texts in the matrix together, and of one.
 TEXT_BUDGET = 600_000
 EXCERPT = 240
-MOST_ROWS = 60
+MOST_ROWS = 150
 N_LEVELS = 8
 
 

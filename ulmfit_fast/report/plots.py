@@ -286,6 +286,8 @@ def _finish(axes: Axes, stage: StageHistory, what: str) -> None:
 
 def _legend_below(axes: Axes, n_columns: int) -> None:
     """Put the legend under the name of the x axis, however high the axes are."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
     below = ScaledTranslation(0, -LEGEND_INCHES, axes.figure.dpi_scale_trans)
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=axes.transAxes + below,
                 ncols=n_columns, markerscale=0.6, borderaxespad=0, borderpad=0)  # fmt: skip
