@@ -14,8 +14,8 @@ import torch
 from ulmfit_fast import __version__
 from ulmfit_fast.commands.choices import Choices, count_words, describe_stage
 from ulmfit_fast.commands.data import VALID_SHARE, TrainingData
-from ulmfit_fast.commands.statistics import wilson_interval
 from ulmfit_fast.commands.terminal import Terminal, count, listing, shorten
+from ulmfit_fast.interpret.statistics import wilson_interval
 from ulmfit_fast.text import SkippedRow, Texts
 from ulmfit_fast.training.config import StageName
 from ulmfit_fast.training.evaluation import Evaluation
