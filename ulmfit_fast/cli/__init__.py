@@ -12,7 +12,8 @@ from ulmfit_fast import __version__
 from ulmfit_fast.cli.group import Verbs
 
 VERBS = (
-    "demo", "train", "predict", "evaluate", "pretrain", "info", "doctor", "export", "convert",
+    "demo", "train", "predict", "inspect", "evaluate", "pretrain", "info", "doctor", "export",
+    "convert",
 )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from ulmfit_fast.text.messages import Ids
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
 METHODS = ("integrated_gradients", "gradient_x_input")
-#: Points between the baseline and the text. On IMDb they leave a gap of about 1 %.
+#: Points between the baseline and the text: a median gap of 2 % on IMDb, a small model.
 N_STEPS = 32
 
 Floats = npt.NDArray[np.float64]
