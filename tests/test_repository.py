@@ -77,8 +77,7 @@ LIBRARIES = {
     "rich": {"commands", "cli", "training/progress.py"},
     "jinja2": {"report"},
     "matplotlib": {"report", "bench"},
-    "pandas": {"interpret"},
-    "cleanlab": {"interpret"},
+    "pandas": {"interpret/tables.py"},
     "fastapi": {"serve"},
     "uvicorn": {"serve"},
     "starlette": {"serve"},
@@ -87,7 +86,10 @@ LIBRARIES = {
     "wandb": {"loggers"},
     "trackio": {"loggers"},
 }
-LAZY = {("datasets", "text"), ("pyarrow", "text"), ("rich", "training/progress.py")}
+LAZY = {
+    *(("datasets", "text"), ("pyarrow", "text"), ("rich", "training/progress.py")),
+    ("pandas", "interpret/tables.py"),
+}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudpickle"}
 
 UNPICKLING_ERROR = "from pickle import UnpicklingError  #"
