@@ -177,6 +177,28 @@ def test_sum_is_the_difference_for_a_trained_model(trainer: ULMFiTTrainer) -> No
     assert max(found.gap for found in attribute(trainer, texts)) < 0.05
 
 
+def test_rough_integrals_are_made_finer(trainer: ULMFiTTrainer) -> None:
+    texts, labels = draw_texts(10, seed=6)
+    documents = trainer.tokenizer.encode(texts)
+    classes = [trainer.labels.index(label) for label in labels]
+    raw = score_tokens(trainer.classifier, documents, classes, n_steps=1)
+    found = attribute(trainer, texts, labels, n_steps=1)
+    assert max(scores.gap for scores in raw) > 0.05
+    for scores, attribution in zip(raw, found, strict=True):
+        assert (attribution.gap == pytest.approx(scores.gap)) == (scores.gap <= 0.05)
+
+
+def test_subword_model_is_explained_too() -> None:
+    texts, labels = draw_texts(60)
+    config = small_config().with_stage("classifier", epochs=1)
+    trainer = ULMFiTTrainer(config, size="tiny", tokenizer_kind="subword")
+    trainer.train_classifier(texts, labels)
+    text = "The HAMMER is  old!!!! unbelievably жук &amp; old old old"
+    (found,) = attribute(trainer, [text])
+    assert "".join(piece.text for piece in found.tokens) == text
+    assert {"hammer", "old"} <= {word.word for word in word_scores(found.tokens)}
+
+
 def test_classes_speak_against_each_other(trainer: ULMFiTTrainer) -> None:
     (animal,) = attribute(trainer, ["The cat is old"], ["animal"])
     (tool,) = attribute(trainer, ["The cat is old"], ["tool"])
