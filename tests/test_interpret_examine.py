@@ -213,7 +213,6 @@ def test_one_class_answered_only(trainer: ULMFiTTrainer) -> None:
     assert len(found.mistakes) == 20
 
 
-@pytest.mark.slow
 def test_ten_thousand_rows_of_200_classes_take_seconds(trainer: ULMFiTTrainer) -> None:
     names = [f"class {k:03}" for k in range(200)]
     other = untrained(trainer, names)
