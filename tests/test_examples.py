@@ -13,6 +13,7 @@ from conftest import ROOT
 EXAMPLES = ROOT / "examples"
 FEWER = ["--texts", "30", "--epochs", "1"]
 RUNS = {
+    "csv_to_predictions": (FEWER, " because of: "),
     "table_of_texts": (FEWER, "texts; accuracy "),
     "own_language": (["--epochs", "1", "--max-vocab", "200"], "epoch 1: perplexity "),
     "only_the_lstm": (["--steps", "2"], "nn.LSTM with the same weights differs by at most "),

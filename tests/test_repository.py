@@ -78,8 +78,7 @@ LIBRARIES = {
     "jinja2": {"report"},
     "markupsafe": {"report"},  # jinja2's own
     "matplotlib": {"report", "bench", "training/plotting.py"},
-    "pandas": {"interpret"},
-    "cleanlab": {"interpret"},
+    "pandas": {"interpret/tables.py"},
     "fastapi": {"serve"},
     "uvicorn": {"serve"},
     "starlette": {"serve"},
@@ -91,6 +90,7 @@ LIBRARIES = {
 LAZY = {
     *(("datasets", "text"), ("pyarrow", "text"), ("rich", "training/progress.py")),
     ("matplotlib", "training/plotting.py"),
+    ("pandas", "interpret/tables.py"),
 }
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudpickle"}
 

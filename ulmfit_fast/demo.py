@@ -19,7 +19,6 @@ from ulmfit_fast import __version__
 from ulmfit_fast.commands.report import evaluation_values
 from ulmfit_fast.commands.run_folder import RunFolder
 from ulmfit_fast.commands.run_report import REPORT, make_report
-from ulmfit_fast.commands.statistics import wilson_interval
 from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.commands.train import observing, split_texts, write_json
 from ulmfit_fast.demo_corpus import (
@@ -29,6 +28,7 @@ from ulmfit_fast.demo_corpus import (
     build_demo_corpus,
     find_sources,
 )
+from ulmfit_fast.interpret.statistics import wilson_interval
 from ulmfit_fast.model import Dropouts
 from ulmfit_fast.training.config import TrainConfig
 from ulmfit_fast.training.evaluation import Evaluation, Prediction

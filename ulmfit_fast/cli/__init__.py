@@ -12,8 +12,8 @@ from ulmfit_fast import __version__
 from ulmfit_fast.cli.group import Verbs
 
 VERBS = (
-    "demo", "train", "predict", "evaluate", "pretrain", "report", "info", "doctor", "export",
-    "convert",
+    "demo", "train", "predict", "inspect", "evaluate", "pretrain", "report", "info", "doctor",
+    "export", "convert",
 )  # fmt: skip
 
 

@@ -185,14 +185,23 @@ def _read_texts(
 ) -> TextTable:
     """Read the texts of a file or the lines of standard input."""
     if options.source == "-":
-        lines = _read_lines(sys.stdin.buffer.read(), options.encoding or "utf-8-sig")
-        if not any(line.strip() for line in lines):
-            raise InputError("standard input: no text; write one text a line")
-        rows = range(1, len(lines) + 1)
-        return RawTable("standard input", {"text": lines}, rows, has_names=False).choose(
-            text_columns=["text"], labelled=False
-        )
+        return read_standard_input(options.encoding)
     return _read(options, model_columns, terminal, labelled=False)
+
+
+def read_standard_input(encoding: str | None) -> TextTable:
+    """Read the lines of standard input, one text each; those without text are left out.
+
+    Raises:
+        InputError: no text, or bytes that are not of the encoding.
+    """
+    lines = _read_lines(sys.stdin.buffer.read(), encoding or "utf-8-sig")
+    if not any(line.strip() for line in lines):
+        raise InputError("standard input: no text; write one text a line")
+    rows = range(1, len(lines) + 1)
+    return RawTable("standard input", {"text": lines}, rows, has_names=False).choose(
+        text_columns=["text"], labelled=False
+    )
 
 
 def _read_lines(data: bytes, encoding: str) -> list[str]:

@@ -17,8 +17,8 @@ from ulmfit_fast.commands.data import VALID_SHARE, TrainingData
 from ulmfit_fast.commands.environment import environment
 from ulmfit_fast.commands.invocation import command_line
 from ulmfit_fast.commands.run_report import REPORT
-from ulmfit_fast.commands.statistics import wilson_interval
 from ulmfit_fast.commands.terminal import Terminal, count, listing, shorten
+from ulmfit_fast.interpret.statistics import wilson_interval
 from ulmfit_fast.text import SkippedRow, Texts
 from ulmfit_fast.training.config import StageName
 from ulmfit_fast.training.evaluation import Evaluation

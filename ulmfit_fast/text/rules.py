@@ -24,7 +24,7 @@ SPECIALS = (UNK, PAD, BOS, EOS, FLD, REP, WREP, UP, MAJ)
 UNK_ID, PAD_ID, BOS_ID = 0, 1, 2
 
 # One after the other: a later replacement sees what an earlier one made ("amp;#39;" -> "&'").
-_MARKUP = (
+MARKUP = (
     ("#39;", "'"),
     ("amp;", "&"),
     ("#146;", "'"),
@@ -39,25 +39,25 @@ _MARKUP = (
     (" @-@ ", "-"),
     ("...", " …"),
 )
-_REPEATED_CHARACTER = re.compile(r"(\S)(\1{2,})")
-_REPEATED_WORD = re.compile(r"(?:\s|^)(\w+)\s+((?:\1\s+)+)\1(\s|\W|$)")
-_SPACED = re.compile(r"([/#\\])")
-_SPACES = re.compile(r" {2,}")
+REPEATED_CHARACTER = re.compile(r"(\S)(\1{2,})")
+REPEATED_WORD = re.compile(r"(?:\s|^)(\w+)\s+((?:\1\s+)+)\1(\s|\W|$)")
+SPACED = re.compile(r"([/#\\])")
+SPACES = re.compile(r" {2,}")
 # fastai's two rules for capitals in one pass: a word in capitals (group 1) or a Capitalised one.
 # The look-behind comes second so that the search can skip to the next capital.
-_CAPITALS = re.compile(r"[A-Z](?<!\S[A-Z])(?:([^a-z\s]*)|[^A-Z\s]*)(?!\S)")
+CAPITALS = re.compile(r"[A-Z](?<!\S[A-Z])(?:([^a-z\s]*)|[^A-Z\s]*)(?!\S)")
 
 
 def fix_markup(text: str) -> str:
     """Undo what scraping and other tokenizers leave: HTML entities, `<br />`, `@-@`, `...`."""
-    for old, new in _MARKUP:
+    for old, new in MARKUP:
         text = text.replace(old, new)
     return html.unescape(text)
 
 
 def fold_characters(text: str) -> str:
     """Write three or more of one character as `xxrep n c`."""
-    return _REPEATED_CHARACTER.sub(_fold_character, text)
+    return REPEATED_CHARACTER.sub(_fold_character, text)
 
 
 def _fold_character(match: re.Match[str]) -> str:
@@ -69,7 +69,7 @@ def fold_words(text: str) -> str:
     words = text.split()
     if True not in map(eq, words, words[1:]):  # three times faster than to let the pattern search
         return text
-    return _REPEATED_WORD.sub(_fold_word, text)
+    return REPEATED_WORD.sub(_fold_word, text)
 
 
 def _fold_word(match: re.Match[str]) -> str:
@@ -78,12 +78,12 @@ def _fold_word(match: re.Match[str]) -> str:
 
 def space_marks(text: str) -> str:
     r"""Put spaces around `/`, `#` and `\\`, then leave one space where there are several."""
-    return _SPACES.sub(" ", _SPACED.sub(r" \1 ", text))
+    return SPACES.sub(" ", SPACED.sub(r" \1 ", text))
 
 
 def mark_capitals(text: str) -> str:
     """Write WORD as `xxup word` and Word as `xxmaj word`; a single capital is only lowered."""
-    return _CAPITALS.sub(_lower_word, text)
+    return CAPITALS.sub(_lower_word, text)
 
 
 def _lower_word(match: re.Match[str]) -> str:

@@ -23,7 +23,7 @@ REMEMBERED = 250_000
 # Longer than any suffix and what it looks back at; the rules leave no row of more than two dots.
 _TAIL = 24
 # A space between two chunks belongs to none; any other white space, or a further space, is a chunk.
-_CHUNKS = re.compile(r"\S+|(?! )\s+|(?<= )\s+")
+CHUNKS = re.compile(r"\S+|(?! )\s+|(?<= )\s+")
 
 
 def chunks_of(text: str) -> list[str]:
@@ -35,9 +35,9 @@ def chunks_of(text: str) -> list[str]:
             words = whole.split()
             line = whole.removesuffix(" ")  # that belongs to no chunk
             if not words or line.strip() != line:  # white space that goes on beyond the line
-                return _CHUNKS.findall(text)
+                return CHUNKS.findall(text)
             if " ".join(words) != line:
-                words = _CHUNKS.findall(line)
+                words = CHUNKS.findall(line)
             if newlines:
                 chunks.append(newlines)
                 newlines = ""

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import InputError
 from .messages import Ids
+from .offsets import spans_of, trace_normal
 from .rules import SPECIALS, UNK, apply_rules
 from .tokenizer import Tokenizer
 from .vocab import FAKE, pad_vocab
@@ -73,6 +74,25 @@ class SubwordTokenizer(Tokenizer):
     def tokenize(self, text: str) -> list[str]:
         """Return the pieces of one text."""
         return [self.vocab[i] for i in self.encode([text])[0]]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where each piece stands in the text."""
+        traced = trace_normal(text)
+        encoding = self._pipeline.encode(traced.text, add_special_tokens=False)
+        return spans_of(traced, encoding.offsets)
+
+    def count_unknown(self, texts: Iterable[str]) -> tuple[int, Counter[str]]:
+        """Return how many words texts have, special tokens aside, and those of unknown pieces."""
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(_normalise(text).split())
+        words = [word for word in counts if word not in SPECIALS]
+        encoded = self._pipeline.encode_batch_fast(
+            [f" {word}" for word in words], add_special_tokens=False
+        )
+        pairs = zip(words, encoded, strict=True)
+        unknown = {word: counts[word] for word, pieces in pairs if self.unk_id in pieces.ids}
+        return sum(counts[word] for word in words), Counter(unknown)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text that ids spell, special tokens included."""

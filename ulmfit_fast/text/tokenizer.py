@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -23,8 +24,9 @@ import numpy as np
 
 from ..errors import InputError
 from .messages import Ids
+from .offsets import spans_of, trace_rules
 from .rules import BOS, BOS_ID, PAD, PAD_ID, RULES_VERSION, SPECIALS, UNK, UNK_ID, apply_rules
-from .segment import REMEMBERED, chunks_of, cut_chunk
+from .segment import CHUNKS, REMEMBERED, chunks_of, cut_chunk
 from .vocab import FAKE, MOST_WORDS, Progress, check_texts, count_words, make_vocab
 
 FORMAT = "ulmfit_fast.tokenizer"
@@ -58,6 +60,17 @@ class Tokenizer(ABC):
     @abstractmethod
     def tokenize(self, text: str) -> list[str]:
         """Return the tokens of one text, beginning with xxbos."""
+
+    @abstractmethod
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where each token stands in the text: (start, end) in characters, never falling.
+
+        start == end of what the rules put in: it stands where the word that it marks begins.
+        """
+
+    @abstractmethod
+    def count_unknown(self, texts: Iterable[str]) -> tuple[int, Counter[str]]:
+        """Return how many words texts have, special tokens aside, and those that are unknown."""
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
@@ -126,6 +139,24 @@ class WordTokenizer(Tokenizer):
     def tokenize(self, text: str) -> list[str]:
         """Return the words, also those without an id, of one text."""
         return [token for chunk in chunks_of(apply_rules(text)) for token in cut_chunk(chunk)]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where each token stands in the text."""
+        traced = trace_rules(text)
+        places = []
+        for chunk in CHUNKS.finditer(traced.text):
+            end = chunk.start()
+            for token in cut_chunk(chunk[0]):
+                start, end = end, end + len(token)
+                places.append((start, end))
+        return spans_of(traced, places)
+
+    def count_unknown(self, texts: Iterable[str]) -> tuple[int, Counter[str]]:
+        """Return how many words texts have, special tokens aside, and those without an id."""
+        counts = count_words(texts)
+        known = set(self.vocab) - {FAKE}
+        unknown = {word: n for word, n in counts.items() if word not in known}
+        return sum(counts[word] for word in counts.keys() - set(SPECIALS)), Counter(unknown)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the words of ids with a space between them."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ulmfit_fast.training.notebook import html_table
 from ulmfit_fast.training.tasks import classification_metrics
 
 
@@ -43,6 +44,11 @@ class Evaluation:
     n: int
     confusion: list[list[int]]
     per_class: dict[str, dict[str, float]]
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the scores of every class."""
+        caption = f"accuracy {self.accuracy:.4f}, loss {self.loss:.4f}, {self.n:,} texts"
+        return html_table(caption, "class", self.per_class)
 
 
 def predictions(logits: Tensor, names: Sequence[str]) -> list[Prediction]:

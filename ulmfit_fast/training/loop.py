@@ -18,6 +18,7 @@ from ulmfit_fast.optim import LayerwiseAdamW, layer_param_groups, set_rates
 from ulmfit_fast.schedule import Phase, discriminative_rates
 from ulmfit_fast.training.config import StageConfig, TrainConfig
 from ulmfit_fast.training.graphs import GraphSteps, Recorder
+from ulmfit_fast.training.notebook import html_table
 from ulmfit_fast.training.observer import Observer, Step
 from ulmfit_fast.training.plan import layer_decay, schedule, stage_phases
 from ulmfit_fast.training.steps import EagerSteps, Metrics, Task
@@ -44,6 +45,12 @@ class StageResult:
     n_tokens: int = 0
     epochs: list[Metrics] = field(default_factory=list)
     best: Metrics = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the metrics of every epoch."""
+        caption = f"{self.stage}: {self.seconds:.1f} s, {self.n_tokens:,} tokens"
+        rows = {str(epoch): metrics for epoch, metrics in enumerate(self.epochs, 1)}
+        return html_table(caption, "epoch", rows)
 
 
 class Fit:
