@@ -4,6 +4,7 @@
 #   make lint    ruff, mypy, clang-format, CUDA sources through nvcc where there is one
 #   make bench   benchmarks of this machine to benchmarks/results, and the README's table
 #   make cuda-host  the CUDA kernels on this machine's CPU, every size (half an hour)
+#   make sanitize  the CPU kernels under the address, undefined behaviour and thread sanitizers
 #   make gpu     on a machine with a GPU, with $(PYTHON)'s own torch: build, GPU tests, benchmarks
 #   make clean   delete what was built, the demo's run, and .venv
 # QUICK=1 shortens bench and gpu; PYTEST_ARGS is handed to pytest.
@@ -25,7 +26,7 @@ BENCHMARK_FLAGS := $(if $(QUICK),--quick)
 # The toolkit that nvcc itself names: the nvcc in PATH may be a script that calls another.
 TOOLKIT = $(or $(CUDA_HOME),$(shell nvcc --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^\#\$$ TOP=//p'))
 
-.PHONY: demo test lint bench cuda-host gpu clean
+.PHONY: demo test lint bench cuda-host sanitize sanitize-memory sanitize-threads gpu clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): requirements/dev.txt
@@ -71,6 +72,25 @@ bench: $(BUILT)
 
 cuda-host: $(BUILT)
 	$(BIN)/python -m pytest -q -m cuda_host tests/test_cuda_host*.py $(PYTEST_ARGS)
+
+SANITIZED_TESTS := tests/test_sanitizers.py tests/test_cpu_lstm.py tests/test_cpu_scratch.py tests/test_functional.py \
+    tests/test_layers.py tests/test_layerwise_adamw.py tests/test_loss.py tests/test_lstm_chunks.py
+sanitize-memory: KIND = address,undefined
+sanitize-memory: RUNTIMES = asan ubsan
+sanitize-threads: KIND = thread
+sanitize-threads: RUNTIMES = tsan
+sanitize-threads: export TEST_THREADS = 3
+sanitize: sanitize-memory sanitize-threads
+
+# setarch: the thread sanitizer cannot do with randomized addresses.
+sanitize-memory sanitize-threads: $(INSTALLED)
+	@mkdir -p build/$@
+	PATH="$(abspath $(BIN)):$$PATH" ULMFIT_FAST_BUILD=cpu ULMFIT_FAST_SANITIZE=$(KIND) $(BIN)/python setup.py -q build \
+	    --build-base build/$@/objects --build-lib build/$@/package > build/$@/log 2>&1 || { cat build/$@/log; exit 1; }
+	LD_PRELOAD="$(foreach name,$(RUNTIMES),$(shell $(CXX) -print-file-name=lib$(name).so))" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	    TSAN_OPTIONS=ignore_noninstrumented_modules=1,halt_on_error=1 PYTHONPATH=build/$@/package \
+	    setarch -R $(BIN)/python -P -m pytest -q -p no:cacheprovider $(SANITIZED_TESTS) $(PYTEST_ARGS)
 
 gpu:
 	@$(PYTHON) -c "import sys, torch; sys.exit(torch.version.cuda is None)" 2> /dev/null \

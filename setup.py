@@ -3,6 +3,7 @@
 ULMFIT_FAST_BUILD: auto (what this machine can build, the default), cpu or cuda (both libraries; an
 error where that is impossible), none (the package runs on its reference).
 ULMFIT_FAST_DEBUG=1: a CUDA kernel that waits for another block for two seconds ends with an error.
+ULMFIT_FAST_SANITIZE=address,undefined (or thread): a CPU library for make sanitize.
 Architectures: TORCH_CUDA_ARCH_LIST, else those of this machine's GPUs. Parallel jobs: MAX_JOBS.
 """
 
@@ -67,11 +68,16 @@ def extension(device: str) -> object:
     flags = ["-O3", "-DTORCH_TARGET_VERSION=0x020b000000000000"] + ["-DUSE_CUDA"] * on_gpu
     if os.environ.get("ULMFIT_FAST_DEBUG") == "1":
         flags.append("-DULMFIT_FAST_DEBUG")
+    linked = []
+    if sanitizers := os.environ.get("ULMFIT_FAST_SANITIZE"):
+        linked = [f"-fsanitize={sanitizers}"]
+        flags += [*linked, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1"]
     sources = [*map(str, bindings), *map(str, kernels)]
     arguments = {"cxx": flags, "nvcc": flags}
     return make(
-        f"ulmfit_fast._{device}", sources, extra_compile_args=arguments, py_limited_api=True
-    )
+        f"ulmfit_fast._{device}", sources, extra_compile_args=arguments, extra_link_args=linked,
+        py_limited_api=True,
+    )  # fmt: skip
 
 
 libraries, line = plan()

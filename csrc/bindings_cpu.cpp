@@ -15,9 +15,8 @@ Tensor drop_connect(const Tensor& weight, double drop_p, const Tensor& seed) {
   Tensor out = torch::stable::new_empty(source, source.sizes());
   const DropConnectParams params = check_drop_connect(source, out, drop_p, seed);
   const int64_t n_blocks = (params.n + kWordsPerBlock - 1) / kWordsPerBlock;
-  torch::stable::parallel_for(0, n_blocks, kGrainBlocks, [&params](int64_t first, int64_t last) {
-    drop_connect_cpu(params, first, last);
-  });
+  fork_join(n_blocks, kGrainBlocks,
+            [&params](int64_t first, int64_t last) { drop_connect_cpu(params, first, last); });
   return out;
 }
 

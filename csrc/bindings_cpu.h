@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bindings.h"
+#include "fork_join.h"
 
 namespace ulmfit_fast {
 

@@ -47,7 +47,7 @@ double measure(const std::vector<AdamwTensor>& tensors, const std::vector<Tile>&
       sums[i] = kernels.sum_of_squares(tensors[tile.tensor], tile.first, tile.last);
     }
   };
-  torch::stable::parallel_for(0, static_cast<int64_t>(tiles.size()), kGrainTiles, run);
+  fork_join(static_cast<int64_t>(tiles.size()), kGrainTiles, run);
   double total = 0;
   for (const double sum : sums) total += sum;
   return total;
@@ -69,7 +69,7 @@ void update(const std::vector<AdamwTensor>& tensors, const std::vector<Tile>& ti
       kernels.update(tensors[tile.tensor], factors[tile.tensor], scale, tile.first, tile.last);
     }
   };
-  torch::stable::parallel_for(0, static_cast<int64_t>(tiles.size()), kGrainTiles, run);
+  fork_join(static_cast<int64_t>(tiles.size()), kGrainTiles, run);
 }
 
 void layerwise_adamw_(const Tensors& params, const Tensors& grads, const Tensors& exp_avgs,

@@ -15,8 +15,7 @@ template <typename Params>
 void in_parallel(void (*pass)(const Params&, int64_t, int64_t), const Params& params, int64_t n,
                  int64_t numbers_of_each) {
   const int64_t grain = std::max<int64_t>(1, kGrainNumbers / std::max<int64_t>(1, numbers_of_each));
-  torch::stable::parallel_for(0, n, grain,
-                              [&](int64_t first, int64_t last) { pass(params, first, last); });
+  fork_join(n, grain, [&](int64_t first, int64_t last) { pass(params, first, last); });
 }
 
 // glibc gives blocks of at least 32 MiB back to the system at once, so each call has new ones, and to
@@ -250,7 +249,7 @@ Tensor embedding_dropout_backward(const Tensor& grad, const Tensor& ids, int64_t
   params.mask = make_mask(drop_p, seed, grad);
   const int64_t most = 1 + (n_rows + params.N) * E / kGrainNumbers;
   const int64_t n = std::min<int64_t>(torch::stable::get_num_threads(), most);
-  torch::stable::parallel_for(0, n, 1, [&](int64_t from, int64_t to) {
+  fork_join(n, 1, [&](int64_t from, int64_t to) {
     for (int64_t part = from; part < to; ++part) kernels.embed_backward(params, part, n);
   });
   return dw;

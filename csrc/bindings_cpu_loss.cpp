@@ -103,9 +103,8 @@ void prepare(Loss& loss, double label_smoothing, bool keep_logits, bool need_dx,
     weights.want(&params.weight_copy, rows * params.K * element);
     if (kernels.pairs && need_dx) weights.want(&params.weight_columns, rows * params.K * element);
     weights.carve(loss.scratch, Scratch::kPanels);
-    torch::stable::parallel_for(0, params.n_blocks(), 1, [&](int64_t first, int64_t last) {
-      kernels.pack_weight(params, first, last);
-    });
+    fork_join(params.n_blocks(), 1,
+              [&](int64_t first, int64_t last) { kernels.pack_weight(params, first, last); });
   }
   others.want(&params.hidden_columns, width * params.K * element);
   others.want(&params.largest, slices * width * C);
@@ -139,9 +138,8 @@ void take_chunk(Loss& loss, int64_t first) {
                   first * loss.E * static_cast<int64_t>(loss.hidden.element_size());
   params.targets = loss.targets.const_data_ptr<int64_t>() + first;
   params.is_first = first == 0;
-  torch::stable::parallel_for(0, params.n_panels, 1, [&](int64_t from, int64_t to) {
-    loss.kernels.pack_hidden(params, from, to);
-  });
+  fork_join(params.n_panels, 1,
+            [&](int64_t from, int64_t to) { loss.kernels.pack_hidden(params, from, to); });
 }
 
 // Log-sum-exp and loss of every token of a chunk, from the statistics of the slices.
@@ -188,7 +186,7 @@ void take_gradients(const Loss& loss, const C* lse, const C* row_grads, double g
 void run_gradients(Loss& loss, Tensor& d_hidden, int64_t first) {
   LossParams& params = loss.params;
   const auto over_slices = [&](void (*pass)(const LossParams&, int64_t)) {
-    torch::stable::parallel_for(0, params.n_slices, 1, [&](int64_t from, int64_t to) {
+    fork_join(params.n_slices, 1, [&](int64_t from, int64_t to) {
       for (int64_t slice = from; slice < to; ++slice) pass(params, slice);
     });
   };
@@ -196,9 +194,8 @@ void run_gradients(Loss& loss, Tensor& d_hidden, int64_t first) {
   if (!params.need_dh) return;
   params.d_hidden = static_cast<char*>(d_hidden.mutable_data_ptr()) +
                     first * loss.E * static_cast<int64_t>(d_hidden.element_size());
-  torch::stable::parallel_for(0, params.n_panels, 1, [&](int64_t from, int64_t to) {
-    loss.kernels.write_dh(params, from, to);
-  });
+  fork_join(params.n_panels, 1,
+            [&](int64_t from, int64_t to) { loss.kernels.write_dh(params, from, to); });
 }
 
 // The gradients' tensors; dw and db in the type of sums until they are finished.
@@ -272,7 +269,7 @@ Tensors5 forward(Loss& loss, const Tensor& weight, const std::optional<Tensor>& 
   for (int64_t first = 0; first < loss.N; first += loss.chunk_tokens()) {
     take_chunk(loss, first);
     std::fill_n(row<C>(params.wanted, 0), params.N, std::numeric_limits<C>::quiet_NaN());
-    torch::stable::parallel_for(0, params.n_slices, 1, [&](int64_t from, int64_t to) {
+    fork_join(params.n_slices, 1, [&](int64_t from, int64_t to) {
       for (int64_t slice = from; slice < to; ++slice) loss.kernels.statistics(params, slice);
     });
     C* chunk_losses = row<C>(losses.mutable_data_ptr(), first);

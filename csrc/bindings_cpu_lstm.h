@@ -26,7 +26,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline void in_parallel(int64_t n, int64_t work_of_each, int64_t grain_work, const Range& run) {
   const int64_t grain = std::max<int64_t>(1, grain_work / std::max<int64_t>(1, work_of_each));
-  torch::stable::parallel_for(0, n, grain, run);
+  fork_join(n, grain, run);
 }
 
 // Chunks small enough that every thread has a few tasks, and of whole tiles.

@@ -141,16 +141,39 @@ const void* pack_rows(const Layer& layer, Scratch::Part part, PackParams params)
   return params.panels;
 }
 
+#if defined(__SANITIZE_THREAD__)
+// Tests: two threads add to one number, which the sanitizer must notice.
+int64_t race() {
+  int64_t sum = 0;
+  fork_join(64, 1, [&](int64_t first, int64_t last) {
+    for (int64_t n = first; n < last; ++n) *const_cast<volatile int64_t*>(&sum) += n;
+  });
+  return sum;
+}
+#endif
+
 }  // namespace ulmfit_fast
 
 STABLE_TORCH_LIBRARY_FRAGMENT(ulmfit_fast_cpu, m) {
   m.def("use_instruction_set(int n) -> int");
   m.def("fill_scratch(int byte) -> int");
   m.def("release_scratch() -> int");
+#if defined(__SANITIZE_ADDRESS__)
+  m.def("read_behind_scratch() -> int");
+#endif
+#if defined(__SANITIZE_THREAD__)
+  m.def("race() -> int");
+#endif
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ulmfit_fast_cpu, CompositeExplicitAutograd, m) {
   m.impl("use_instruction_set", TORCH_BOX(&ulmfit_fast::use_instruction_set));
   m.impl("fill_scratch", TORCH_BOX(&ulmfit_fast::fill_scratch));
   m.impl("release_scratch", TORCH_BOX(&ulmfit_fast::release_scratch));
+#if defined(__SANITIZE_ADDRESS__)
+  m.impl("read_behind_scratch", TORCH_BOX(&ulmfit_fast::read_behind_scratch));
+#endif
+#if defined(__SANITIZE_THREAD__)
+  m.impl("race", TORCH_BOX(&ulmfit_fast::race));
+#endif
 }

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # More than this processor has is asked for: what it does not know is the last that it does.
 MOST_INSTRUCTION_SETS = 5
 # The tensors here are small: a second thread would mostly wait for the first.
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 # A pytest that a test starts, as the benchmarks do, is no worker of the one that started it.
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
     del os.environ[name]

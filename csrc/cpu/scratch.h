@@ -41,4 +41,9 @@ int64_t fill_scratch(int64_t byte);
 // Gives the kept memory back; returns how many bytes that were.
 int64_t release_scratch();
 
+#if defined(__SANITIZE_ADDRESS__)
+// Tests: reads the byte behind a part, which the sanitizer must notice.
+int64_t read_behind_scratch();
+#endif
+
 }  // namespace ulmfit_fast
