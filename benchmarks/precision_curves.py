@@ -55,9 +55,9 @@ class FirstBatches:
     def n_batches(self, epoch: int) -> int:
         return self.n
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         epochs = (self.stream.batches(each) for each in itertools.count())
-        return itertools.islice(itertools.chain.from_iterable(epochs), self.n)
+        return itertools.islice(itertools.chain.from_iterable(epochs), start, self.n)
 
 
 class Losses(Observer):

@@ -162,23 +162,67 @@ def test_weight_decay_spares_what_fastai_spares() -> None:
     )
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(monkeypatch) -> None:
-    texts, _ = draw_texts(60)
-    seen = []
-    loss = tasks.LanguageModelTask.loss
+def break_losses(monkeypatch: pytest.MonkeyPatch, task: type, bad: set[int]) -> list[str]:
+    """Make the loss of some steps NaN; return hashes of the weights before every step."""
+    hashes: list[str] = []
+    loss = task.loss
 
     def broken(self, inputs, state):
+        hashes.append(weights_hash(self.model))
         parts, state = loss(self, inputs, state)
-        seen.append((self.model, weights_hash(self.model)))
-        if len(seen) == 3:
-            parts = replace(parts, total=parts.total * float("nan"))
+        if len(hashes) in bad:
+            nan = float("nan")
+            parts = replace(parts, total=parts.total * nan)
+            state = state and [(h * nan, c * nan) for h, c in state]
         return parts, state
 
-    monkeypatch.setattr(tasks.LanguageModelTask, "loss", broken)
-    with pytest.raises(TrainingError, match="stage pretrain, step 3: the loss is nan"):
+    monkeypatch.setattr(task, "loss", broken)
+    return hashes
+
+
+def test_three_losses_in_a_row_that_are_not_finite_stop_before_the_weights_change(
+    monkeypatch,
+) -> None:
+    texts, _ = draw_texts(60)
+    hashes = break_losses(monkeypatch, tasks.LanguageModelTask, {3, 4, 5})
+    message = "stage pretrain, step 5: 3 steps in a row had a loss or gradient not finite"
+    with pytest.raises(TrainingError, match=message):
         ULMFiTTrainer(small_config(), size="tiny").pretrain(texts)
-    model, before = seen[-1]
-    assert weights_hash(model) == before
+    assert hashes[2] == hashes[3] == hashes[4] != hashes[1]
+
+
+@pytest.mark.parametrize("reads", [1, 1000])
+def test_a_language_models_step_that_is_not_finite_changes_nothing(monkeypatch, reads: int) -> None:
+    """Nor does the LSTM's state go on from it; also where losses are read seldom, as on a GPU."""
+    monkeypatch.setattr(loop, "CPU_STEPS_BETWEEN_READS", reads)
+    texts, _ = draw_texts(60)
+    hashes = break_losses(monkeypatch, tasks.LanguageModelTask, {3, 5})
+    result = ULMFiTTrainer(small_config(), size="tiny").pretrain(texts)
+    assert hashes[2] == hashes[3] != hashes[4] == hashes[5] != hashes[6]
+    assert [epoch.get("skipped_steps", 0) for epoch in result.epochs] == [2, 0]
+    assert all(0 < epoch["train_loss"] < 10 for epoch in result.epochs)
+
+
+def test_a_classifiers_running_means_do_not_take_a_step_that_is_not_finite(monkeypatch) -> None:
+    texts, labels = draw_texts(60)
+    head = tasks.TextClassifier.loss
+    n_steps = 0
+
+    def broken(self, *arguments):
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps != 2:
+            return head(self, *arguments)
+        with torch.no_grad():
+            self.head[0].running_mean.fill_(float("nan"))
+        parts, rest = head(self, *arguments)
+        return replace(parts, total=parts.total * float("inf")), rest
+
+    monkeypatch.setattr(tasks.TextClassifier, "loss", broken)
+    trainer = ULMFiTTrainer(small_config(), size="tiny")
+    result = trainer.train_classifier(texts, labels, texts, labels)
+    assert trainer.classifier.head[0].running_mean.isfinite().all()
+    assert sum(epoch.get("skipped_steps", 0) for epoch in result.epochs) == 1
 
 
 def test_a_loss_that_is_read_seldom_is_still_found(monkeypatch) -> None:

@@ -106,8 +106,8 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(
     loss, batches = tasks.LanguageModelTask.loss, tasks.LanguageModelTask.batches
     place = [0, 0]  # epoch, step
 
-    def counted(self: Any, epoch: int) -> Iterator[Batch]:
-        for step, batch in enumerate(batches(self, epoch)):
+    def counted(self: Any, epoch: int, start: int) -> Iterator[Batch]:
+        for step, batch in enumerate(batches(self, epoch, start)):
             place[:] = epoch, step
             yield batch
 

@@ -14,6 +14,8 @@ _HOME = {
     "TrainConfig": "ulmfit_fast.training.config",
     "InputError": "ulmfit_fast.errors",
     "TrainingError": "ulmfit_fast.errors",
+    "TrainingStopped": "ulmfit_fast.errors",
+    "Checkpoints": "ulmfit_fast.training.resume",
     "AWDLSTM": "ulmfit_fast.model",
     "AWDLSTMConfig": "ulmfit_fast.model",
     "Dropouts": "ulmfit_fast.model",

@@ -16,11 +16,12 @@ import numpy
 import torch
 
 from ulmfit_fast import __version__
+from ulmfit_fast.commands.held_out import split_texts
 from ulmfit_fast.commands.report import evaluation_values
 from ulmfit_fast.commands.run_folder import RunFolder
 from ulmfit_fast.commands.run_report import REPORT, make_report
 from ulmfit_fast.commands.terminal import Terminal
-from ulmfit_fast.commands.train import observing, split_texts, write_json
+from ulmfit_fast.commands.train import observing, write_json
 from ulmfit_fast.demo_corpus import (
     LABELLED_PER_PACKAGE,
     MASK,

@@ -16,3 +16,17 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training that cannot go on, such as a loss that is not finite: one line, as above."""
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """Training that was asked to stop, by a signal or a time limit, and can go on later.
+
+    Like KeyboardInterrupt it passes `except Exception`.
+
+    Attributes:
+        signal: number of the signal; None for a time limit.
+    """
+
+    def __init__(self, message: str, signal: int | None = None) -> None:
+        super().__init__(message)
+        self.signal = signal

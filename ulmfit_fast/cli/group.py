@@ -13,10 +13,17 @@ import click
 
 from ulmfit_fast.cli.options import DEBUG
 from ulmfit_fast.commands.invocation import ARGUMENTS
-from ulmfit_fast.errors import InputError, TrainingError
+from ulmfit_fast.errors import InputError, TrainingError, TrainingStopped
 
 EXIT_INPUT, EXIT_TRAINING, EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 2, 1, 3, 130
+EXIT_TIME_LIMIT = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 EXIT_PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
+
+
+def _printable(text: str) -> str:
+    from ulmfit_fast.commands.terminal import printable
+
+    return printable(text)
 
 
 class _OneLine(click.ClickException):
@@ -25,9 +32,7 @@ class _OneLine(click.ClickException):
     exit_code = EXIT_INPUT
 
     def show(self, file: Any = None) -> None:
-        from ulmfit_fast.commands.terminal import printable
-
-        click.echo(f"error: {printable(self.format_message())}", err=True, file=file)
+        click.echo(f"error: {_printable(self.format_message())}", err=True, file=file)
 
 
 class _TrainingStopped(_OneLine):
@@ -89,6 +94,9 @@ class Verbs(click.Group):
                 "the memory of the GPU is full: train with a smaller --batch-size or --size, end "
                 "what else runs on it, or give --device cpu"
             ) from error
+        except TrainingStopped as stopped:
+            click.echo(_printable(str(stopped)), err=True)
+            ctx.exit(EXIT_TIME_LIMIT if stopped.signal is None else 128 + stopped.signal)
         except KeyboardInterrupt:
             if ctx.meta.get(DEBUG):
                 traceback.print_exc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,6 +62,24 @@ header_option = click.option(
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace what stands at --out, once the new one is whole."
 )
+
+
+class Duration(click.ParamType[float]):
+    """Hours, minutes and seconds, such as 2h, 45m or 1h30m; in seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds."""
+        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", str(value))
+        if not value or match is None:
+            self.fail(f"{value!r} is no time such as 2h, 45m or 1h30m", param, ctx)
+        hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return 3600.0 * hours + 60.0 * minutes + seconds
+
+
 reading_options = _options(
     text_column_option, header_option, encoding_option, device_option, precision_option
 )
@@ -86,6 +105,13 @@ run_options = _options(
     overwrite_option,
     click.option("--report/--no-report", default=True, show_default=True,
                  help="Write report.html at the end."),
+    click.option("--resume", type=click.Path(path_type=Path), metavar="RUN",
+                 help="Go on with a run that was stopped, killed or failed, where it was; takes "
+                      "everything else from it."),
+    click.option("--checkpoint-every", type=click.FloatRange(min=0), metavar="MINUTES",
+                 default=5.0, show_default=True, help="Save the training itself so often."),
+    click.option("--time-limit", type=Duration(), metavar="TIME",
+                 help="Stop in time, saved for --resume, after 2h, 45m, ...; exit status 75."),
     json_option,
     debug_option,
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ulmfit_fast.cli.options import run_options
-from ulmfit_fast.cli.values import files_of, settings_of, terminal_of
+from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal_of
 
 
 @click.command()
@@ -20,14 +20,17 @@ from ulmfit_fast.cli.values import files_of, settings_of, terminal_of
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the text.")
 @run_options
-def pretrain(**values: Any) -> None:
+@click.pass_context
+def pretrain(ctx: click.Context, /, **values: Any) -> None:
     """Train a language model on FILE, text of any kind, from scratch or --from another one.
 
     Without FILE the model of --from is taken as it is, for train --base. In a .txt file every line
     is a text, or every <doc> ... </doc> where there are such.
     """  # fmt: skip
-    from ulmfit_fast.commands.train import TrainOptions, pretrain
+    from ulmfit_fast.commands.train import pretrain
+    from ulmfit_fast.commands.train_options import TrainOptions
 
+    check_resume(ctx, values)
     terminal = terminal_of(values)
     values["lm_epochs"] = values.pop("epochs")
     files, settings = files_of(values), settings_of(values)

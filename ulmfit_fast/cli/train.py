@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from ulmfit_fast.cli.options import label_column_option, run_options
-from ulmfit_fast.cli.values import files_of, settings_of, terminal_of
+from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal_of
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", required=False)
 @label_column_option
 @click.option("--valid", metavar="FILE", help="Validation rows. Default: 10 % of FILE.")
 @click.option("--test", metavar="FILE", help="Rows for one test at the end.")
@@ -33,14 +33,19 @@ from ulmfit_fast.cli.values import files_of, settings_of, terminal_of
 @click.option("--lm-epochs", type=click.IntRange(min=1), help="Of the language model.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the classifier.")
 @run_options
-def train(**values: Any) -> None:
+@click.pass_context
+def train(ctx: click.Context, /, **values: Any) -> None:
     """Train a classifier from FILE, a table of texts and labels.
 
     FILE is csv, tsv, json, jsonl, parquet, txt or TREC's .label, also as .gz or .xz, or a data set
     of the Hub as hf:OWNER/NAME. Rows without a label help to train the language model.
     """  # fmt: skip
-    from ulmfit_fast.commands.train import TrainOptions, train
+    from ulmfit_fast.commands.train import train
+    from ulmfit_fast.commands.train_options import TrainOptions
 
+    check_resume(ctx, values)
+    if values["file"] is None and values["resume"] is None:
+        raise click.UsageError("Missing argument 'FILE'.")
     terminal = terminal_of(values)
     files, settings = files_of(values), settings_of(values)
     train(TrainOptions(files=files, settings=settings, **values), terminal)

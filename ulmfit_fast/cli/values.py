@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import click
+
 if TYPE_CHECKING:
     from ulmfit_fast.commands.choices import Settings
     from ulmfit_fast.commands.data import Files
@@ -15,6 +17,20 @@ def terminal_of(values: dict[str, Any]) -> Terminal:
     from ulmfit_fast.commands.terminal import Terminal
 
     return Terminal(as_json=values.pop("as_json"))
+
+
+def check_resume(ctx: click.Context, values: dict[str, Any]) -> None:
+    """Take the options of checkpoints; raise UsageError if others stand beside --resume."""
+    values["checkpoint_every_s"] = 60.0 * values.pop("checkpoint_every")
+    values["time_limit_s"] = values.pop("time_limit")
+    if values["resume"] is None:
+        return
+    free = {"resume", "checkpoint_every", "time_limit", "as_json", "debug"}
+    for param in ctx.command.params:
+        given = ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE
+        if given and param.name not in free:
+            name = param.opts[0] if param.opts[0].startswith("-") else str(param.name).upper()
+            raise click.UsageError(f"--resume takes {name} from the run: leave it out")
 
 
 def files_of(values: dict[str, Any]) -> Files:

@@ -60,6 +60,7 @@ class Run:
         results: of each stage done.
         valid: the classifier on the validation part.
         test: the classifier on the test file.
+        command: that began it; None: the one of now.
         seconds: wall time of training.
         peak_memory: bytes, as environment.peak_memory() counts them.
         has_report: whether report.html is written at the end.
@@ -77,6 +78,7 @@ class Run:
     results: list[StageResult] = field(default_factory=list)
     valid: Evaluation | None = None
     test: Evaluation | None = None
+    command: str | None = None
     seconds: float = 0.0
     peak_memory: dict[str, int] = field(default_factory=dict)
     has_report: bool = False
@@ -191,7 +193,7 @@ def summarize(run: Run, out: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "kind": "train" if run.data else "pretrain",
         "out": str(out),
-        "command": command_line(),
+        "command": run.command or command_line(),
         "source": run.source,
         "base": run.start or (str(run.base) if run.base else None),
         "size": run.choices.size,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ulmfit_fast.errors import InputError
+from ulmfit_fast.errors import InputError, TrainingStopped
+
+#: What only a run that is not finished needs.
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -17,13 +24,19 @@ class RunFolder:
     Args:
         path: where the finished run will stand.
         overwrite: whether a finished run may stand there already; it is replaced at the end.
+        resume: whether to go on with what stands there unfinished.
+        go_on: command that goes on with the run once it has checkpoints; None if none can.
 
     Raises:
         InputError: the place is taken, or cannot be a folder.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool) -> None:
+    def __init__(
+        self, path: Path, *, overwrite: bool, resume: bool = False, go_on: str | None = None
+    ) -> None:
         self.path = path
+        self.resume = resume
+        self.go_on = go_on
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         if not path.name:
             raise InputError(f"--out {path}: give the name of a new folder")
@@ -39,39 +52,86 @@ class RunFolder:
                 f"--out {path}: --overwrite replaces only folders that ulmfit-fast made (this one "
                 "has no run.json); give another folder with --out"
             )
-        if self.unfinished.exists() and not overwrite:
+        if self.unfinished.exists() and not overwrite and not resume:
+            how = f"go on with it by `{go_on}`, " if go_on and self.has_checkpoints else ""
             raise InputError(
-                f"{self.unfinished}: left by a run that was stopped, or is still running; delete "
-                "it, replace it with --overwrite, or give another folder with --out"
+                f"{self.unfinished}: left by a run that was stopped, or is still running; {how}"
+                "delete it, replace it with --overwrite, or give another folder with --out"
             )
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether a run that was stopped can go on."""
+        return any(self.unfinished.glob(f"{CHECKPOINTS}/*/manifest.json"))
 
     @contextmanager
     def fill(self) -> Iterator[Path]:
         """Fill the folder; it gets its name only if nothing was raised.
 
-        What was filled until an error is kept as `<name>.unfinished` if a model is in it, and
-        otherwise removed.
+        What was filled until an error is kept as `<name>.unfinished` if a model or a checkpoint is
+        in it, and otherwise removed.
 
         Yields:
-            folder: empty.
+            folder: empty, unless a run goes on.
+
+        Raises:
+            InputError: another process fills it.
         """
-        if self.unfinished.exists():
-            shutil.rmtree(self.unfinished)
-        self.unfinished.mkdir(parents=True)
-        try:
-            yield self.unfinished
-        except BaseException:
-            if any(self.unfinished.glob("*/config.json")):
-                sys.stderr.write(f"kept what was finished: {self.unfinished}\n")
-            else:
+        if self.unfinished.exists() and not self.resume:
+            with _locked(self.unfinished):
                 shutil.rmtree(self.unfinished)
-            raise
+        self.unfinished.mkdir(parents=True, exist_ok=True)
+        with _locked(self.unfinished):
+            try:
+                yield self.unfinished
+            except BaseException as error:
+                self._keep(error)
+                raise
+            self._name()
+
+    def _keep(self, error: BaseException) -> None:
+        """Say what is kept, or remove what nobody needs."""
+        if not (self.has_checkpoints or any(self.unfinished.glob("*/config.json"))):
+            shutil.rmtree(self.unfinished)
+        elif not isinstance(error, TrainingStopped):  # which says so itself
+            how = f"; go on with: {self.go_on}" if self.go_on and self.has_checkpoints else ""
+            sys.stderr.write(f"kept what was finished: {self.unfinished}{how}\n")
+
+    def _name(self) -> None:
+        """Give the folder its name, then remove what only the unfinished run needed."""
         old = self.path.with_name(f"{self.path.name}.replaced")
         if self.path.exists():
+            if old.exists():  # left by a kill between the next two lines
+                shutil.rmtree(old)
             self.path.rename(old)
         self.unfinished.rename(self.path)
         if old.exists():
             shutil.rmtree(old)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove from a finished run what only the unfinished one needed."""
+        for name in (LOCK, "resume.json"):
+            (self.path / name).unlink(missing_ok=True)
+        if (self.path / CHECKPOINTS).exists():
+            shutil.rmtree(self.path / CHECKPOINTS)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder; the system takes the lock back from a dead one."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder}: another process is still at it; wait for it") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # some network file systems
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _may_be_replaced(path: Path) -> bool:
@@ -83,6 +143,11 @@ def write_whole(path: Path, text: str) -> None:
     made = path.with_name(f"{path.name}.unfinished")
     made.write_text(text, encoding="utf-8")
     made.replace(path)
+
+
+def path_of_run(path: Path) -> Path:
+    """Return the folder of a run, given it or its unfinished form."""
+    return path.with_name(path.name.removesuffix(".unfinished"))
 
 
 def default_out(source: str) -> Path:

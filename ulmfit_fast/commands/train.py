@@ -4,60 +4,43 @@ from __future__ import annotations
 
 import csv
 import json
-import random
 import shlex
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from ulmfit_fast.commands.cache import cache_folder
 from ulmfit_fast.commands.choices import Base, Settings, check_settings, choose, count_words
 from ulmfit_fast.commands.convert import ConvertOptions, read_source
-from ulmfit_fast.commands.data import Files, TrainingData, header_remark, read_training_data
+from ulmfit_fast.commands.data import TrainingData, header_remark, read_training_data
 from ulmfit_fast.commands.environment import peak_memory
+from ulmfit_fast.commands.held_out import split_stream, split_texts
 from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, say_results, summarize
-from ulmfit_fast.commands.run_folder import RunFolder, default_out, find_model
+from ulmfit_fast.commands.run_folder import (
+    CHECKPOINTS,
+    RunFolder,
+    default_out,
+    find_model,
+    path_of_run,
+)
 from ulmfit_fast.commands.run_report import make_report, parts_of
 from ulmfit_fast.commands.terminal import Terminal
+from ulmfit_fast.commands.train_options import (
+    RECORD,
+    TrainOptions,
+    how_to_go_on,
+    read_record,
+    write_record,
+)
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import SkippedRow, TextStream, TextTable, read_table, stream_texts
 from ulmfit_fast.training.config import StageName
 from ulmfit_fast.training.observer import Observer
 from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog
+from ulmfit_fast.training.resume import Checkpoints
+from ulmfit_fast.training.stopping import Interrupted, StopRequest
 from ulmfit_fast.training.trainer import ULMFiTTrainer
-
-# Share of a general text's documents that the language model is measured on.
-GENERAL_VALID_SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of `train` and `pretrain`.
-
-    Attributes:
-        files: what to read.
-        settings: what the user decided.
-        base: folder of a language model to start from.
-        start: of `pretrain`: the same, or a file or address of fastai's.
-        out: folder of the run; None is runs/<name of the file>.
-        overwrite: whether to replace a finished run.
-        cache: folder for numericalized texts; None is the user's cache folder.
-        no_cache: whether to keep none.
-        report: whether to write report.html at the end.
-    """
-
-    files: Files
-    settings: Settings
-    base: Path | None = None
-    start: str | None = None
-    out: Path | None = None
-    overwrite: bool = False
-    cache: Path | None = None
-    no_cache: bool = False
-    report: bool = True
 
 
 def train(options: TrainOptions, terminal: Terminal) -> None:
@@ -67,7 +50,12 @@ def train(options: TrainOptions, terminal: Terminal) -> None:
         InputError: an option, a file or a model cannot be used; nothing was written.
         TrainingError: the loss is not finite.
     """
-    folder = _run_folder(options)
+    folder = _run_folder(options, "train")
+    if options.resume is not None:
+        if folder.path.exists() and not folder.unfinished.exists():
+            _say_finished(folder, terminal)
+            return
+        options = read_record(options, folder.unfinished, "train")
     if options.base and options.files.general:
         raise InputError(
             "--base and --general exclude each other: give a pretrained model, or the text to "
@@ -80,7 +68,7 @@ def train(options: TrainOptions, terminal: Terminal) -> None:
     data = read_training_data(options.files, options.settings.seed)
     stages = _language_model_stages(data, base, options.settings.seed)
     run = _choose(options, stages, base=base, data=data)
-    _execute(run, folder, terminal)
+    _execute(run, folder, options, terminal)
 
 
 def pretrain(options: TrainOptions, terminal: Terminal) -> None:
@@ -92,14 +80,20 @@ def pretrain(options: TrainOptions, terminal: Terminal) -> None:
         InputError: an option or the file cannot be used; nothing was written.
         TrainingError: the loss is not finite.
     """
+    if options.resume is not None:
+        folder = _run_folder(options, "pretrain")
+        if folder.path.exists() and not folder.unfinished.exists():
+            _say_finished(folder, terminal)
+            return
+        options = read_record(options, folder.unfinished, "pretrain")
     if options.start is None:
         if not options.files.train:
             raise InputError("no FILE: give the text to train on, or a model to take with --from")
-        _pretrain(options, _run_folder(options), None, terminal)
+        _pretrain(options, _run_folder(options, "pretrain"), None, terminal)
         return
     if not options.files.train and options.settings.lm_epochs:
         raise InputError("--epochs needs a FILE to train on; leave it out to take the model as is")
-    folder = _run_folder(options)
+    folder = _run_folder(options, "pretrain")
     _check_size(options.settings, "--from", options.start)
     with model_folder_of(options.start, terminal) as start:
         base = check_base(start, "--from", options.start)
@@ -149,7 +143,7 @@ def _pretrain(
         )  # fmt: skip
         texts, valid_texts = split_texts(table.texts, table.source, seed)
         stages = [LanguageModelStage(name, texts, valid_texts)]
-    _execute(_choose(options, stages, base=base, table=table), folder, terminal)
+    _execute(_choose(options, stages, base=base, table=table), folder, options, terminal)
 
 
 @contextmanager
@@ -166,9 +160,20 @@ def model_folder_of(start: str, terminal: Terminal) -> Iterator[Path]:
         yield place
 
 
-def _run_folder(options: TrainOptions) -> RunFolder:
-    out = options.out or default_out(options.files.train or options.start or "")
-    return RunFolder(out, overwrite=options.overwrite)
+def _run_folder(options: TrainOptions, verb: str) -> RunFolder:
+    if options.resume is None:
+        out = options.out or default_out(options.files.train or options.start or "")
+        return RunFolder(out, overwrite=options.overwrite, go_on=how_to_go_on(verb, out))
+    path = path_of_run(options.resume)
+    folder = RunFolder(path, overwrite=True, resume=True, go_on=how_to_go_on(verb, path))
+    if not folder.unfinished.exists() and not path.exists():
+        raise InputError(f"--resume {path}: there is no run of this name, finished or not")
+    return folder
+
+
+def _say_finished(folder: RunFolder, terminal: Terminal) -> None:
+    folder.tidy()
+    terminal.say(f"{folder.path}: finished already")
 
 
 def check_base(path: Path, option: str = "--base", name: object = None) -> Base:
@@ -190,39 +195,6 @@ def check_base(path: Path, option: str = "--base", name: object = None) -> Base:
             "language_model folder of a run of pretrain or train"
         )
     return Base(folder, trainer.size, trainer.tokenizer_kind)
-
-
-def split_texts(texts: Sequence[str], source: str, seed: int) -> tuple[list[str], list[str]]:
-    """Hold documents out to measure a language model on; equal ones stay together.
-
-    Raises:
-        InputError: fewer than two different documents.
-    """
-    different = sorted(set(texts))
-    if len(different) < 2:
-        raise _one_document(source)
-    n_valid = max(1, round(GENERAL_VALID_SHARE * len(different)))
-    held_out = set(random.Random(seed).sample(different, n_valid))
-    return [text for text in texts if text not in held_out], sorted(held_out)
-
-
-def split_stream(texts: TextStream, seed: int) -> tuple[TextStream, TextStream]:
-    """Hold documents of a large file out, each by a number made of its content and the seed.
-
-    Raises:
-        InputError: the file cannot be used, or all of its documents fall into one part.
-    """
-    train, valid = texts.split(GENERAL_VALID_SHARE, seed)
-    if not len(train) or not len(valid):
-        raise _one_document(texts.source)
-    return train, valid
-
-
-def _one_document(source: str) -> InputError:
-    return InputError(
-        f"{source}: one document only; a language model needs some to train on and some to be "
-        "measured on (a text file has one document a line)"
-    )
 
 
 def _language_model_stages(
@@ -265,42 +237,67 @@ def _choose(
     return run
 
 
-def _execute(run: Run, folder: RunFolder, terminal: Terminal) -> None:
+def _execute(run: Run, folder: RunFolder, options: TrainOptions, terminal: Terminal) -> None:
     """Say what will be done, do it, and say what came out."""
+    run.command = options.command
     say_plan(run, folder.path, terminal)
-    started = time.perf_counter()
     with folder.fill() as place, observing(place / "metrics.jsonl") as observers:
+        if not (place / RECORD).exists():
+            write_record(place, "train" if run.data else "pretrain", options)
         _write_skipped(place / "skipped.csv", run.skipped)
-        trainer = _make_trainer(run, observers)
-        table = run.data.table if run.data is not None else None
-        trainer.text_columns = table.text_columns if table and table.has_names else ()
-        for stage in run.stages:
-            fit = trainer.pretrain if stage.name == "pretrain" else trainer.finetune_lm
-            run.results.append(fit(stage.texts, stage.valid_texts))
-        trainer.save(place / "language_model", "language_model")
-        if run.data is not None:
-            _classify(run, run.data, trainer)
-            trainer.save(place / "model", "classifier")
-        run.seconds = time.perf_counter() - started
-        run.peak_memory = peak_memory(run.choices.device)
-        write_json(place / "run.json", summarize(run, folder.path))
+        checkpoints = Checkpoints(
+            place / CHECKPOINTS, options.checkpoint_every_s, logs=[place / "metrics.jsonl"],
+            warn=terminal.warn, stop=StopRequest(options.time_left_s), how_to_go_on=folder.go_on,
+        )  # fmt: skip
+        try:
+            with checkpoints.stop.listening():
+                trainer = _run_stages(run, place, observers, checkpoints)
+                run.seconds = checkpoints.seconds
+                run.peak_memory = peak_memory(run.choices.device)
+                write_json(place / "run.json", summarize(run, folder.path))
+        except Interrupted as error:
+            raise checkpoints.stopped("a place between two stages") from error
+        except OSError as error:  # a full disk names no file
+            raise OSError(error.errno, error.strerror, error.filename or str(place)) from error
     if run.has_report:
         make_report(trainer, parts_of(run.data), folder.path, terminal)
     say_results(run, folder.path, terminal)
     terminal.result(summarize(run, folder.path))
 
 
-def _make_trainer(run: Run, observers: Sequence[Observer]) -> ULMFiTTrainer:
+def _run_stages(
+    run: Run, place: Path, observers: Sequence[Observer], checkpoints: Checkpoints
+) -> ULMFiTTrainer:
+    """Run the stages that are left, save the models, and return the trainer."""
+    if checkpoints.find() is None:
+        (place / "metrics.jsonl").unlink(missing_ok=True)
+    trainer = _make_trainer(run, observers, checkpoints)
+    table = run.data.table if run.data is not None else None
+    trainer.text_columns = table.text_columns if table and table.has_names else ()
+    for stage in run.stages:
+        fit = trainer.pretrain if stage.name == "pretrain" else trainer.finetune_lm
+        run.results.append(fit(stage.texts, stage.valid_texts))
+    if not (place / "language_model").exists():
+        trainer.save(place / "language_model", "language_model")
+    if run.data is not None:
+        _classify(run, run.data, trainer)
+        trainer.save(place / "model", "classifier")
+    return trainer
+
+
+def _make_trainer(
+    run: Run, observers: Sequence[Observer], checkpoints: Checkpoints
+) -> ULMFiTTrainer:
     choices = run.choices
     if run.base is not None:
         return ULMFiTTrainer.load(
             run.base, config=choices.config, device=choices.device, observers=observers,
-            cache_dir=run.cache, cuda_graphs=choices.cuda_graphs,
+            cache_dir=run.cache, cuda_graphs=choices.cuda_graphs, checkpoints=checkpoints,
         )  # fmt: skip
     return ULMFiTTrainer(
         choices.config, size=choices.size, tokenizer_kind=choices.tokenizer,
         device=choices.device, observers=observers, cache_dir=run.cache,
-        cuda_graphs=choices.cuda_graphs,
+        cuda_graphs=choices.cuda_graphs, checkpoints=checkpoints,
     )  # fmt: skip
 
 

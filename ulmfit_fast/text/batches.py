@@ -253,9 +253,9 @@ class ClassifierBatches:
             bounds.pop()
         return np.split(order, bounds)
 
-    def batches(self, epoch: int = 0) -> Iterator[ClassifierBatch]:
-        """Yield the batches of an epoch."""
-        for rows in self._order(epoch):
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[ClassifierBatch]:
+        """Yield the batches of an epoch from number start on."""
+        for rows in self._order(epoch)[start:]:
             lengths = self._lengths[rows]
             ids = np.full((len(rows), int(lengths.max())), self.pad_id, dtype=np.int64)
             for i, row in enumerate(rows):

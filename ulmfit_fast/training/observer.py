@@ -37,13 +37,20 @@ class Step:
 class Observer:
     """Is told what a training does; every method may be left as it is.
 
-    A stage calls `stage_started`, then for each of its epochs `step` at every optimizer step whose
-    loss is read (all on a CPU, one in twenty on a GPU) and `epoch_ended`, then `stage_ended`. An
-    observer must not change the training.
+    A stage calls `stage_started` (`stage_resumed` where it goes on), then for each of its epochs
+    `step` at every optimizer step whose loss is read (all on a CPU, one in twenty on a GPU) and is
+    finite, and `epoch_ended`, then `stage_ended`. An observer must not change the training.
     """
 
     def stage_started(self, stage: str, n_steps: int, description: str) -> None:
         """Begin a stage of n_steps optimizer steps; the description is one line for people."""
+
+    def stage_resumed(self, stage: str, n_steps: int, description: str, step: int) -> None:
+        """Go on with a stage after so many of its steps, of which others were told; as if it began.
+
+        A log that was cut back to this step has the stage's beginning, and writes nothing.
+        """
+        self.stage_started(stage, n_steps, description)
 
     def step(self, step: Step) -> None:
         """Tell of an optimizer step."""

@@ -80,6 +80,10 @@ class JsonlLog(Observer):
         self._rate = _Rate()
         self._write("stage_started", stage, {"n_steps": n_steps, "description": description})
 
+    def stage_resumed(self, stage: str, n_steps: int, description: str, step: int) -> None:
+        """Write nothing: the stage's beginning is in the file, which was cut back to this step."""
+        self._rate = _Rate()
+
     def step(self, step: Step) -> None:
         """Write the step with the tokens a second since the event before."""
         values = {

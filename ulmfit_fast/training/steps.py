@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,8 +51,8 @@ class Task(Protocol):
     def n_batches(self, epoch: int) -> int:
         """Count the batches of an epoch."""
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
+    def batches(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield the batches of an epoch from number start on."""
 
     def loss(
         self, inputs: tuple[Tensor, ...], state: EncoderState | None
@@ -74,9 +74,12 @@ class Task(Protocol):
 class EagerSteps:
     """Takes steps one operation after another, and hands the state from batch to batch.
 
+    A step whose loss is not finite changes nothing: neither weights and moments, nor the state that
+    the next batch begins in, nor the running means of a batch norm. Nothing waits for a GPU.
+
     Args:
         task: what is trained.
-        optimizer: over the layers of the task's model.
+        optimizer: over the layers of the task's model; skips steps that are not finite.
     """
 
     def __init__(self, task: Task, optimizer: LayerwiseAdamW) -> None:
@@ -101,17 +104,32 @@ class EagerSteps:
         Returns:
             loss: detached; valid until the next step.
         """
+        buffers = list(self.task.model.buffers())
+        before = [buffer.clone() for buffer in buffers]
         parts, state = self.task.loss(batch.inputs, self.state)
         if read is not None:
             read(parts)
-        torch.autograd.backward(parts.total)
+        total = parts.total.detach()
+        is_finite = total.isfinite()
+        # 1, or NaN where the loss is not finite: then no gradient is, and the optimizer skips them.
+        torch.autograd.backward(parts.total, total * 0 + 1)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        for buffer, old in zip(buffers, before, strict=True):
+            buffer.copy_(torch.where(is_finite, buffer, old))
         if state is not None:
-            self._carry(state)
+            self._carry(self._state_if(is_finite, state))
         # Detached: a loss with its history would keep the nodes that add up gradients alive, and
         # those run on the stream that they were made on, which no capture of another survives.
         return LossParts(parts.total.detach(), parts.cross_entropy)
+
+    def _state_if(self, is_finite: Tensor, state: EncoderState) -> EncoderState:
+        """Return the state, or what it was before the step where the step was not finite."""
+        old = self.state or [(torch.zeros_like(h), torch.zeros_like(c)) for h, c in state]
+        return [
+            (torch.where(is_finite, h, old_h), torch.where(is_finite, c, old_c))
+            for (h, c), (old_h, old_c) in zip(state, old, strict=True)
+        ]
 
     def _carry(self, state: EncoderState) -> None:
         self.state = state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,9 @@ class LanguageModelTask:
         """Count the batches of an epoch."""
         return self.train.n_batches(epoch)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield ids and targets of each batch."""
-        for _, inputs in prefetch(self.train.batches(epoch), self.device, tuple):
+    def batches(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield ids and targets of each batch from number start on."""
+        for _, inputs in prefetch(self.train.batches(epoch, start), self.device, tuple):
             yield Batch(inputs, inputs[0].numel())
 
     def loss(
@@ -120,9 +120,9 @@ class ClassifierTask:
         """Count the batches of an epoch."""
         return self.train.n_batches(epoch)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield ids, lengths and labels of each batch; the lengths stay on the CPU."""
-        batches = self.train.batches(epoch)
+    def batches(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield ids, lengths and labels from batch start on; the lengths stay on the CPU."""
+        batches = self.train.batches(epoch, start)
         for batch, (ids, labels) in prefetch(batches, self.device, ids_and_labels):
             yield Batch((ids, batch.lengths, labels), int(batch.lengths.sum()))
 

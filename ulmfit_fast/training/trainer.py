@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.model import Dropouts, LanguageModel, TextClassifier
+from ulmfit_fast.model import LanguageModel, TextClassifier
 from ulmfit_fast.text.batches import ClassifierBatches
 from ulmfit_fast.text.corpus import Corpus, Texts
-from ulmfit_fast.text.tokenizer import Tokenizer, train_tokenizer
+from ulmfit_fast.text.tokenizer import Tokenizer
 from ulmfit_fast.training.checkpoint import load_model, save_model
-from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
-from ulmfit_fast.training.device import check_cuda_graphs, choose_device, seeded
-from ulmfit_fast.training.documents import class_names, labelled_batches, token_streams
+from ulmfit_fast.training.config import TrainConfig
+from ulmfit_fast.training.device import check_cuda_graphs, choose_device
+from ulmfit_fast.training.documents import labelled_batches
 from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, predictions
 from ulmfit_fast.training.graphs import CudaRecorder
 from ulmfit_fast.training.inference import InferenceCopy
-from ulmfit_fast.training.loop import Fit, StageResult
-from ulmfit_fast.training.observer import Observer, tell_texts_done
-from ulmfit_fast.training.plotting import Plots
+from ulmfit_fast.training.loop import StageResult
+from ulmfit_fast.training.observer import Observer
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
 from ulmfit_fast.training.restore import describe_model, restore_model, settings_of
-from ulmfit_fast.training.sizes import model_size, new_language_model
-from ulmfit_fast.training.tasks import ClassifierTask, LanguageModelTask, classify
-from ulmfit_fast.training.transfer import classifier_from, transfer_language_model
+from ulmfit_fast.training.resume import Checkpoints
+from ulmfit_fast.training.sizes import model_size
+from ulmfit_fast.training.stage_makers import StageMakers
+from ulmfit_fast.training.stages import Outcome, Stage, Stages
+from ulmfit_fast.training.tasks import classify
 
 
-class ULMFiTTrainer(Plots):
+class ULMFiTTrainer(StageMakers):
     """Pretrain a language model, fine-tune it on the target texts, fine-tune a classifier.
 
     Args:
@@ -43,6 +42,9 @@ class ULMFiTTrainer(Plots):
         cache_dir: folder for numericalized texts; None keeps them in memory.
         cuda_graphs: whether language models train by replaying CUDA graphs: the same results. Not
             yet timed on a GPU.
+        checkpoints: where to save the training while it runs, so that `resume` can go on after
+            whatever stopped it: a folder, or Checkpoints for how often and more. None saves
+            nothing. Ctrl-C then ends a stage after its step, saved, with TrainingStopped.
 
     Attributes:
         tokenizer: of the current models; None before the first stage.
@@ -53,7 +55,8 @@ class ULMFiTTrainer(Plots):
             who reads the texts, saved and loaded with the model.
 
     Raises:
-        InputError: no such size or device, or one without the precision or the graphs asked for.
+        InputError: no such size or device, one without the precision or the graphs asked for, or
+            checkpoints of another training where this one's shall go.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class ULMFiTTrainer(Plots):
         observers: Sequence[Observer] = (),
         cache_dir: Path | None = None,
         cuda_graphs: bool = False,
+        checkpoints: Checkpoints | str | Path | None = None,
     ) -> None:
         model_size(size)
         self.config = config or TrainConfig.preset()
@@ -83,6 +87,15 @@ class ULMFiTTrainer(Plots):
         self.labels: list[str] = []
         self.text_columns: tuple[str, ...] = ()
         self._copies = InferenceCopy()
+        if isinstance(checkpoints, str | Path):
+            checkpoints = Checkpoints(Path(checkpoints))
+        if checkpoints is not None:
+            checkpoints.check_free()
+        described = {
+            "config": self.config.to_dict(), "size": size, "tokenizer_kind": tokenizer_kind,
+            "device": self.device.type, "cuda_graphs": cuda_graphs,
+        }  # fmt: skip
+        self._stages = Stages(checkpoints, described)
 
     @property
     def precision(self) -> Precision:
@@ -103,12 +116,7 @@ class ULMFiTTrainer(Plots):
             InputError: no usable text.
             TrainingError: the loss is not finite.
         """
-        tokenizer = self._new_tokenizer(texts)
-        with self._seeded():
-            model = self._new_language_model(tokenizer)
-            result = self._fit_lm("pretrain", model, tokenizer, (texts, valid_texts))
-        self._replace_language_model(tokenizer, model)
-        return result
+        return self._run_language_model(self._pretraining(texts, valid_texts))
 
     def finetune_lm(self, texts: Texts, valid_texts: Texts | None = None) -> StageResult:
         """Fine-tune the language model on the target texts.
@@ -127,18 +135,7 @@ class ULMFiTTrainer(Plots):
             InputError: no language model to start from, or no usable text.
             TrainingError: the loss is not finite.
         """
-        if self.language_model is None or self.tokenizer is None:
-            raise InputError("no language model to fine-tune: call pretrain or load one first")
-        old = self.tokenizer
-        tokenizer = self._new_tokenizer(texts) if old.kind == "word" else old
-        with self._seeded():
-            dropouts = self._dropouts("language_model")
-            model = transfer_language_model(
-                self.language_model, old.vocab, tokenizer.vocab, dropouts
-            )
-            result = self._fit_lm("language_model", model, tokenizer, (texts, valid_texts))
-        self._replace_language_model(tokenizer, model)
-        return result
+        return self._run_language_model(self._fine_tuning(texts, valid_texts))
 
     def train_classifier(
         self,
@@ -166,29 +163,13 @@ class ULMFiTTrainer(Plots):
                 a validation label that training does not have.
             TrainingError: the loss is not finite.
         """
-        names = class_names(labels)
-        tokenizer = self.tokenizer or self._new_tokenizer(texts)
-        train = labelled_batches(
-            tokenizer, (texts, labels), names, self.config, train=True, cache_dir=self.cache_dir
-        )
-        valid = None
-        if valid_texts is not None:
-            data = (valid_texts, valid_labels or [])
-            valid = labelled_batches(tokenizer, data, names, self.config)
-        with self._seeded():
-            trained = self.language_model or self.classifier
-            encoder = (trained or self._new_language_model(tokenizer)).encoder
-            model = classifier_from(
-                encoder,
-                len(names),
-                self._dropouts("classifier"),
-                bptt=self.config.bptt,
-                max_len=self.config.max_len,
-            )
-            task = ClassifierTask(model, train, valid, self.config)
-            result = Fit(task, self.config, self.observers, from_scratch=trained is None).run()
-        self.tokenizer, self.classifier, self.labels = tokenizer, model, names
-        return result
+        valid = None if valid_texts is None else (valid_texts, valid_labels or [])
+        stage = self._classification((texts, labels), valid)
+        outcome = self._run(stage)
+        if isinstance(outcome.model, TextClassifier):
+            self.tokenizer, self.classifier = outcome.tokenizer, outcome.model
+            self.labels = list(stage.labels)
+        return outcome.result
 
     def evaluate(self, texts: Sequence[str], labels: Sequence[str]) -> Evaluation:
         """Measure the classifier.
@@ -268,6 +249,7 @@ class ULMFiTTrainer(Plots):
         cache_dir: Path | None = None,
         precision: PrecisionName | None = None,
         cuda_graphs: bool = False,
+        checkpoints: Checkpoints | str | Path | None = None,
     ) -> ULMFiTTrainer:
         """Read a model directory.
 
@@ -279,6 +261,7 @@ class ULMFiTTrainer(Plots):
             cache_dir: as for the class.
             precision: to compute in, in place of the config's.
             cuda_graphs: as for the class.
+            checkpoints: as for the class.
 
         Raises:
             InputError: no model there, or one that is damaged, half written or of another version.
@@ -290,6 +273,7 @@ class ULMFiTTrainer(Plots):
             replace(settings, precision=precision or settings.precision),
             size=values["size"], tokenizer_kind=tokenizer.kind, device=device,
             observers=observers, cache_dir=cache_dir, cuda_graphs=cuda_graphs,
+            checkpoints=checkpoints,
         )  # fmt: skip
         trainer.tokenizer = tokenizer
         trainer.text_columns = tuple(values.get("text_columns", ()))
@@ -301,50 +285,59 @@ class ULMFiTTrainer(Plots):
         model.to(trainer.device).eval()
         return trainer
 
-    def _new_tokenizer(self, texts: Texts) -> Tokenizer:
-        return train_tokenizer(
-            texts,
-            kind=self.tokenizer_kind,
-            max_vocab=self.config.max_vocab,
-            min_freq=self.config.min_freq,
-            progress=partial(tell_texts_done, self.observers, "vocabulary"),
-        )
+    @classmethod
+    def resume(
+        cls,
+        checkpoints: Checkpoints | str | Path,
+        *,
+        device: str | None = None,
+        observers: Sequence[Observer] = (),
+        cache_dir: Path | None = None,
+    ) -> ULMFiTTrainer:
+        """Return a trainer that goes on with a training that was stopped, however that was.
 
-    def _replace_language_model(self, tokenizer: Tokenizer, model: LanguageModel) -> None:
-        """Take a new language model; a classifier with the vocabulary before it goes."""
-        self.tokenizer, self.language_model = tokenizer, model
-        self.classifier, self.labels = None, []
+        Make the same calls with the same texts again: a finished stage returns at once, the one
+        that ran goes on where it was, bit for bit on a CPU with as many threads.
 
-    def _new_language_model(self, tokenizer: Tokenizer) -> LanguageModel:
-        size, dropouts = model_size(self.size), self._dropouts("pretrain")
-        return new_language_model(size, tokenizer, dropouts).to(self.device)
+        Args:
+            checkpoints: the folder, or Checkpoints of it.
+            device: where to train; None takes the kind of device that it ran on.
+            observers: as for the class.
+            cache_dir: as for the class.
 
-    def _dropouts(self, stage: StageName) -> Dropouts:
-        settings: StageConfig = getattr(self.config, stage)
-        return settings.dropouts.scaled(model_size(self.size).drop_mult)
-
-    def _fit_lm(
-        self,
-        stage: StageName,
-        model: LanguageModel,
-        tokenizer: Tokenizer,
-        texts: tuple[Texts, Texts | None],
-    ) -> StageResult:
-        streams = token_streams(
-            tokenizer, *texts, stage, self.config, cache_dir=self.cache_dir,
-            progress_of=lambda what: partial(tell_texts_done, self.observers, what),
+        Raises:
+            InputError: no checkpoint there, none that is whole, or one of another version.
+        """
+        if not isinstance(checkpoints, Checkpoints):
+            checkpoints = Checkpoints(Path(checkpoints))
+        snapshot = checkpoints.find()
+        if snapshot is None:
+            raise InputError(f"{checkpoints.folder}: no checkpoint of a training: begin anew")
+        of = snapshot.values["trainer"]
+        return cls(
+            TrainConfig.from_dict(of["config"]), size=of["size"],
+            tokenizer_kind=of["tokenizer_kind"], device=device or of["device"],
+            observers=observers, cache_dir=cache_dir, cuda_graphs=of["cuda_graphs"],
+            checkpoints=checkpoints,
         )  # fmt: skip
-        task = LanguageModelTask(model, *streams, self.config, stage)
-        recorder = CudaRecorder(self.device) if self.cuda_graphs else None
-        from_scratch = stage == "pretrain"
-        fit = Fit(task, self.config, self.observers, from_scratch=from_scratch, recorder=recorder)
-        return fit.run()
+
+    def _run(self, stage: Stage) -> Outcome:
+        self._copies.clear()
+        recorder = None
+        if self.cuda_graphs and stage.name != "classifier":
+            recorder = CudaRecorder(self.device)
+        return self._stages.run(stage, self.device, self.observers, recorder)
+
+    def _run_language_model(self, stage: Stage) -> StageResult:
+        """Run a stage and take its model; a classifier with the vocabulary before it goes."""
+        outcome = self._run(stage)
+        model = outcome.model
+        self.tokenizer = outcome.tokenizer
+        self.language_model = model if isinstance(model, LanguageModel) else None
+        self.classifier, self.labels = None, []
+        return outcome.result
 
     def _trained_classifier(self) -> tuple[TextClassifier, Tokenizer]:
         if self.classifier is None or self.tokenizer is None:
             raise InputError("no classifier: call train_classifier, or load a classifier")
         return self.classifier, self.tokenizer
-
-    def _seeded(self) -> AbstractContextManager[None]:
-        self._copies.clear()
-        return seeded(self.config.seed, self.device)

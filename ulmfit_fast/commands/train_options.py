@@ -1,0 +1,182 @@
+"""Options of `train` and `pretrain`, and their record in a run's folder, by which it can go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ulmfit_fast.commands.choices import Settings
+from ulmfit_fast.commands.data import Files
+from ulmfit_fast.commands.invocation import command_line
+from ulmfit_fast.errors import InputError
+from ulmfit_fast.training.checkpoint import flush_to_disk, read_json
+from ulmfit_fast.training.resume import DEFAULT_EVERY_S
+
+RECORD = "resume.json"
+FORMAT = "ulmfit_fast.run"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of `train` and `pretrain`.
+
+    Attributes:
+        files: what to read.
+        settings: what the user decided.
+        base: folder of a language model to start from.
+        start: of `pretrain`: the same, or a file or address of fastai's.
+        out: folder of the run; None is runs/<name of the file>.
+        overwrite: whether to replace a finished run.
+        cache: folder for numericalized texts; None is the user's cache folder.
+        no_cache: whether to keep none.
+        report: whether to write report.html at the end.
+        command: that began the run; None: the one of now.
+        resume: folder of a run that was stopped, to go on with.
+        checkpoint_every_s: seconds between two checkpoints.
+        time_limit_s: seconds after which to stop and save; None for no limit.
+        began: when the command began, of time.monotonic.
+    """
+
+    files: Files
+    settings: Settings
+    base: Path | None = None
+    start: str | None = None
+    out: Path | None = None
+    overwrite: bool = False
+    cache: Path | None = None
+    no_cache: bool = False
+    report: bool = True
+    command: str | None = None
+    resume: Path | None = None
+    checkpoint_every_s: float = DEFAULT_EVERY_S
+    time_limit_s: float | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Seconds until the limit."""
+        if self.time_limit_s is None:
+            return None
+        return self.time_limit_s - (time.monotonic() - self.began)
+
+
+#: What goes on with a run decides anew.
+_OF_ONE_PROCESS = ("out", "resume", "checkpoint_every_s", "time_limit_s", "began")
+
+
+def how_to_go_on(verb: str, run: Path) -> str:
+    """Return the command that goes on with a run."""
+    return f"ulmfit-fast {verb} --resume {shlex.quote(str(run))}"
+
+
+def write_record(folder: Path, verb: str, options: TrainOptions) -> None:
+    """Write what a run was called with, and the hashes of what it reads."""
+    values = {name: v for name, v in asdict(options).items() if name not in _OF_ONE_PROCESS}
+    values["command"] = command_line()
+    record = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "verb": verb,
+        "folder": os.getcwd(),
+        "options": values,
+        "inputs": {name: _hash_of(Path(name)) for name in _inputs(options)},
+    }
+    path, partial = folder / RECORD, folder / f".{RECORD}"
+    partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    flush_to_disk(partial)
+    partial.rename(path)
+    flush_to_disk(folder)
+
+
+def read_record(options: TrainOptions, folder: Path, verb: str) -> TrainOptions:
+    """Return the options that a run was begun with, and those of now that are not of the run.
+
+    Args:
+        options: of now.
+        folder: of the run, unfinished.
+        verb: that was called.
+
+    Raises:
+        InputError: no record, one of another verb or version, or a file has changed.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise InputError(f"{folder}: has no {RECORD}, so it cannot go on; train anew")
+    record = read_json(path)
+    if record.get("format") != FORMAT or record.get("format_version") != FORMAT_VERSION:
+        raise InputError(f"{path}: not of this version of ulmfit_fast; go on with the one it is of")
+    if record["verb"] != verb:
+        how = how_to_go_on(record["verb"], options.resume or folder)
+        raise InputError(f"{folder}: begun by {record['verb']}; go on with: {how}")
+    begun = _options_of(record["options"])
+    if record["folder"] != os.getcwd():
+        begun = _relative_to(begun, Path(record["folder"]))
+    for name, (_, wanted) in zip(_inputs(begun), record["inputs"].items(), strict=True):
+        if _hash_of(Path(name)) != wanted:
+            raise InputError(
+                f"{name}: missing or changed since {folder} was begun (its SHA-256 is not the one "
+                "that was noted); restore it, or train anew"
+            )
+    now = {name: getattr(options, name) for name in _OF_ONE_PROCESS}
+    return replace(begun, **now)
+
+
+def _options_of(values: dict[str, Any]) -> TrainOptions:
+    files: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.pop("files").items()
+    }
+    for name in ("base", "cache"):
+        values[name] = None if values[name] is None else Path(values[name])
+    return TrainOptions(Files(**files), Settings(**values.pop("settings")), **values)
+
+
+def _relative_to(options: TrainOptions, folder: Path) -> TrainOptions:
+    """Return options whose files are found from another working folder."""
+
+    def moved(name: str | None) -> str | None:
+        return str(folder / name) if name and not name.startswith("hf:") else name
+
+    def moved_path(path: Path | None) -> Path | None:
+        return None if path is None else folder / path
+
+    files = options.files
+    start = options.start
+    if start is not None and (folder / start).exists():
+        start = moved(start)
+    return replace(
+        options,
+        files=replace(
+            files, train=moved(files.train) or "", valid=moved(files.valid),
+            test=moved(files.test), general=moved(files.general),
+            unlabelled=tuple(moved(name) or "" for name in files.unlabelled),
+        ),
+        base=moved_path(options.base), cache=moved_path(options.cache), start=start,
+    )  # fmt: skip
+
+
+def _inputs(options: TrainOptions) -> list[str]:
+    """Return the files that a run reads, as far as they are files here."""
+    files = options.files
+    names = [files.train, files.valid, files.test, files.general, *files.unlabelled]
+    names += [str(options.base) if options.base else None, options.start]
+    elsewhere = ("hf:", "http:", "https:")
+    return list(dict.fromkeys(name for name in names if name and not name.startswith(elsewhere)))
+
+
+def _hash_of(path: Path) -> str | None:
+    """Return the SHA-256 of a file, or of a model's manifest, which has those of its files."""
+    if path.is_dir():
+        found = [path, path / "language_model", path / "model"]
+        path = next((f / "manifest.json" for f in found if (f / "manifest.json").exists()), path)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

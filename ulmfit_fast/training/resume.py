@@ -1,0 +1,313 @@
+"""Checkpoints of a training: when they are written, which are kept, and which one to go on from.
+
+    000000-pretrain-step-0
+    000001-pretrain-step-212
+    000002-pretrain-done        results and weights of a finished stage
+    000003-classifier-step-0
+
+Each is a directory of `snapshot.py`. A new one is whole before an old one goes: the last two are
+kept, and the last finished language model, which the run that trains the classifier hands out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ulmfit_fast.errors import InputError, TrainingError, TrainingStopped
+from ulmfit_fast.training.checkpoint import flush_to_disk
+from ulmfit_fast.training.keeper import Capture, Keeper, Place, StageState
+from ulmfit_fast.training.snapshot import (
+    DamagedSnapshotError,
+    Snapshot,
+    read_snapshot,
+    write_snapshot,
+)
+from ulmfit_fast.training.stopping import StopRequest
+
+#: Seconds between two checkpoints.
+DEFAULT_EVERY_S = 300.0
+#: Checkpoints that are kept: the newest may be damaged.
+N_KEPT = 2
+_NAME = re.compile(r"(\d{6,})-(\w+)-(?:step-\d+|done)")
+LANGUAGE_MODEL_STAGES = ("pretrain", "language_model")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+@dataclass
+class Checkpoints:
+    """Where a training is saved, so that it can go on after whatever stopped it.
+
+    Attributes:
+        folder: for the checkpoints alone; made when the first one is written.
+        every_s: seconds between two of them; 0 writes one after every step.
+        logs: files that grow with the training. Going on cuts them back to where they were.
+        warn: told what the user should know; None warns as Python does.
+        stop: whether to stop.
+        how_to_go_on: end of the message when a training stopped; None names ULMFiTTrainer.resume.
+        resumed: what the training goes on from, once find() has found it.
+    """
+
+    folder: Path
+    every_s: float = DEFAULT_EVERY_S
+    logs: Sequence[Path] = ()
+    warn: Callable[[str], None] = _warn
+    stop: StopRequest = field(default_factory=StopRequest)
+    how_to_go_on: str | None = None
+    resumed: Snapshot | None = field(default=None, init=False)
+    saving_s: float = field(default=0.0, init=False)
+    _saved_at: float = field(default=0.0, init=False)
+    _has_warned: bool = field(default=False, init=False)
+    _earlier_s: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
+        self._began = self._saved_at = time.monotonic()
+        if self.how_to_go_on is None:
+            self.how_to_go_on = f"ULMFiTTrainer.resume({str(self.folder)!r}) and the same calls"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the training has taken, before it was stopped too."""
+        return self._earlier_s + time.monotonic() - self._began
+
+    def paths(self) -> list[Path]:
+        """Return the checkpoints that are there, the newest last."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(
+            (path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), key=_number
+        )
+
+    def find(self) -> Snapshot | None:
+        """Read the newest checkpoint that is whole, and cut the logs back to it.
+
+        Damaged ones after it are said and removed, as is what a kill left half written.
+
+        Returns:
+            resumed: None if there is no checkpoint.
+
+        Raises:
+            InputError: every checkpoint is damaged, or another version wrote them.
+        """
+        paths = self.paths()
+        damaged: list[DamagedSnapshotError] = []
+        for path in reversed(paths):
+            try:
+                self.resumed = read_snapshot(path)
+            except DamagedSnapshotError as error:
+                damaged.append(error)
+                continue
+            for found in damaged:
+                self.warn(f"{found}; going on from {path.name}, the one before")
+            for bad in paths[paths.index(path) + 1 :]:
+                shutil.rmtree(bad)
+            self._sweep()
+            self._earlier_s = self.resumed.values["run_seconds"]
+            self.cut_logs(self.resumed)
+            return self.resumed
+        if damaged:
+            raise InputError(f"{damaged[0]}; no checkpoint before it is whole: train again")
+        return None
+
+    def check_free(self) -> None:
+        """Raise InputError if the folder has checkpoints and none of them was asked for."""
+        if self.resumed is None and self.paths():
+            raise InputError(
+                f"{self.folder}: has checkpoints of a training that was stopped; go on with "
+                "ULMFiTTrainer.resume, delete it, or give another folder"
+            )
+
+    def finished_language_model(self) -> Snapshot | None:
+        """Read the newest finished language model; None, with a warning, if it is damaged."""
+        done = [path for path in self.paths() if _is_language_model(path)]
+        if not done:
+            return None
+        try:
+            return read_snapshot(done[-1])
+        except DamagedSnapshotError as error:
+            self.warn(f"{error}; going on without the language model before the classifier")
+            return None
+
+    def write(self, snapshot: Snapshot, name: str) -> None:
+        """Write a checkpoint, then remove those that are no longer needed.
+
+        Raises:
+            OSError: the disk refuses; the checkpoints before are still there.
+        """
+        began = time.monotonic()
+        logs = {}
+        for log in self.logs:
+            if log.exists():
+                flush_to_disk(log)
+                logs[log.name] = log.stat().st_size
+        values = {**snapshot.values, "run_seconds": self.seconds, "logs": logs}
+        paths = self.paths()
+        number = _number(paths[-1]) + 1 if paths else 0
+        self._sweep()
+        path = self.folder / f"{number:06d}-{name}"
+        write_snapshot(path, replace(snapshot, values=values))
+        self._saved_at = time.monotonic()
+        self.saving_s = self._saved_at - began
+        self._remove_old([*paths, path])
+
+    def try_to_write(self, snapshot: Snapshot, name: str) -> None:
+        """Write a checkpoint; training goes on without it if the disk refuses, which is said once.
+
+        After a refusal the next one is tried when it is due.
+        """
+        try:
+            self.write(snapshot, name)
+        except OSError as error:
+            self._saved_at = time.monotonic()
+            if not self._has_warned:
+                self._has_warned = True
+                self.warn(
+                    f"cannot write a checkpoint to {self.folder} ({error.strerror or error}): "
+                    f"training goes on; {self.last_good()}"
+                )
+
+    def is_due(self) -> bool:
+        """Say whether the last checkpoint is old enough."""
+        return time.monotonic() - self._saved_at >= self.every_s
+
+    def stopped(self, where: str) -> TrainingStopped:
+        """Return the exception of a training that was asked to stop and is saved."""
+        saved = f"saved; go on with: {self.how_to_go_on}" if self.paths() else "nothing to save yet"
+        number = None if self.stop.signal is None else int(self.stop.signal)
+        return TrainingStopped(f"stopped at {where}; {saved}", number)
+
+    def last_good(self) -> str:
+        """Name the newest checkpoint, for a message."""
+        paths = self.paths()
+        return f"the last good one is {paths[-1].name}" if paths else "there is none yet"
+
+    def cut_logs(self, snapshot: Snapshot) -> None:
+        """Cut the logs back to where they were."""
+        for log in self.logs:
+            if not log.exists():
+                continue
+            size = snapshot.values["logs"].get(log.name, 0)
+            if log.stat().st_size < size:
+                self.warn(f"{log}: lines are missing that were there when the checkpoint was made")
+            else:
+                os.truncate(log, size)
+
+    def _remove_old(self, paths: list[Path]) -> None:
+        kept = set(paths[-N_KEPT:])
+        kept |= set([path for path in paths if _is_language_model(path)][-1:])
+        for path in paths:
+            if path not in kept:
+                # Renamed first: what has a name is whole.
+                gone = path.with_name(f".{path.name}.old")
+                try:
+                    path.rename(gone)
+                    shutil.rmtree(gone)
+                except OSError as error:
+                    self.warn(f"{path}: cannot be removed ({error.strerror})")
+
+    def _sweep(self) -> None:
+        """Remove what a kill left half written or half removed."""
+        if self.folder.is_dir():
+            for path in self.folder.glob(".*"):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("-")[0])
+
+
+def _is_language_model(path: Path) -> bool:
+    """Tell the checkpoint of a finished language model by its name."""
+    match = _NAME.fullmatch(path.name)
+    is_stage = match is not None and match.group(2) in LANGUAGE_MODEL_STAGES
+    return is_stage and path.name.endswith("-done")
+
+
+class StageKeeper(Keeper):
+    """Writes checkpoints of one stage.
+
+    Args:
+        checkpoints: where to.
+        frame: what stands in every checkpoint of the stage, and its tokenizer.
+        state: what the stage goes on from; None if it begins.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, frame: Snapshot, state: StageState | None) -> None:
+        self._checkpoints = checkpoints
+        self._frame = frame
+        self._state = state
+        self._n_returns = 0
+
+    def held_back(self) -> AbstractContextManager[None]:
+        """Remember signals until a step is done."""
+        return self._checkpoints.stop.held_back()
+
+    def begun(self) -> StageState | None:
+        """Return what the stage goes on from; None if it begins."""
+        return self._state
+
+    def is_asked_to_stop(self) -> bool:
+        """Say whether a signal came or the time is over."""
+        return self._checkpoints.stop.is_asked(1.5 * self._checkpoints.saving_s)
+
+    def keep(self, place: Place, capture: Capture, *, at_once: bool = False) -> None:
+        """Write a checkpoint if it is due or at once; raise TrainingStopped if asked to stop."""
+        if self.is_asked_to_stop():
+            self.stop(place, capture)
+        elif at_once or self._checkpoints.is_due():
+            with self.held_back():
+                self._checkpoints.try_to_write(self._snapshot(capture), _name(place))
+
+    def stop(self, place: Place, capture: Capture) -> None:
+        """Write a checkpoint and raise TrainingStopped; TrainingError if the disk refuses."""
+        with self.held_back():
+            try:
+                self._checkpoints.write(self._snapshot(capture), _name(place))
+            except OSError as error:
+                raise TrainingError(
+                    f"stopped at {place}, but not saved: {self._checkpoints.folder}: "
+                    f"{error.strerror or error}; {self._checkpoints.last_good()}: make room, then "
+                    f"go on with: {self._checkpoints.how_to_go_on}"
+                ) from error
+        raise self._checkpoints.stopped(str(place))
+
+    def go_back(self) -> StageState | None:
+        """Return the newest state of this stage, or the one before where that did not help."""
+        self._n_returns += 1
+        name = f"-{self._frame.values['stage']}-step-"
+        paths = [path for path in self._checkpoints.paths() if name in path.name]
+        for path in reversed(paths[: len(paths) - min(self._n_returns, len(paths)) + 1]):
+            try:
+                snapshot = read_snapshot(path)
+            except DamagedSnapshotError as error:
+                self.warn(str(error))
+                continue
+            if snapshot.values["index"] == self._frame.values["index"]:
+                self._checkpoints.cut_logs(snapshot)
+                return StageState(snapshot.values["state"], snapshot.tensors)
+        return None
+
+    def warn(self, message: str) -> None:
+        """Tell the user."""
+        self._checkpoints.warn(message)
+
+    def _snapshot(self, capture: Capture) -> Snapshot:
+        state = capture()
+        values: dict[str, Any] = {**self._frame.values, "state": state.values}
+        return Snapshot(values, state.tensors, self._frame.tokenizer)
+
+
+def _name(place: Place) -> str:
+    return f"{place.stage}-step-{place.step}"

@@ -1,0 +1,128 @@
+"""A training at one moment, in a directory: whole or not there, and every bit of it checked.
+
+    tensors.safetensors  weights, moments, best weights, LSTM state, generators
+    state.json           format, version, and everything that is no tensor
+    tokenizer.json       vocabulary and rules
+    manifest.json        SHA-256 of the other files
+
+No file can run code. What is read was hashed before it is interpreted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ulmfit_fast.errors import InputError
+from ulmfit_fast.text.tokenizer import Tokenizer, load_tokenizer
+from ulmfit_fast.training.checkpoint import new_directory
+
+FORMAT = "ulmfit_fast.snapshot"
+FORMAT_VERSION = 1
+FILES = ("tensors.safetensors", "state.json", "tokenizer.json")
+
+
+class DamagedSnapshotError(InputError):
+    """A snapshot that is not what was written."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training at one moment.
+
+    Attributes:
+        values: JSON values.
+        tensors: on the CPU when they were read.
+        tokenizer: of the model.
+    """
+
+    values: dict[str, Any]
+    tensors: dict[str, Tensor]
+    tokenizer: Tokenizer
+
+
+def write_snapshot(path: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot to a place where nothing stands.
+
+    Raises:
+        OSError: the disk refuses; nothing is left at path then.
+    """
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION, **snapshot.values}
+    contents = {
+        "tensors.safetensors": save({n: t.contiguous() for n, t in snapshot.tensors.items()}),
+        "state.json": (json.dumps(header, indent=1, allow_nan=False) + "\n").encode(),
+    }
+    with new_directory(path) as folder:
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+        snapshot.tokenizer.save(folder / "tokenizer.json")
+        # Of what was meant to be written, as far as it is at hand: not of what the disk made of it.
+        contents["tokenizer.json"] = (folder / "tokenizer.json").read_bytes()
+        (folder / "manifest.json").write_bytes(manifest_of(contents))
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """Read a snapshot and check every byte of it.
+
+    Raises:
+        DamagedSnapshotError: a file is missing, or is not what was written.
+        InputError: another version wrote it.
+    """
+    tensors, state = _checked(path)
+    values = json.loads(state)
+    if values.get("format") != FORMAT:
+        raise DamagedSnapshotError(f"{path}: not a snapshot of a training")
+    if values.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format version {values.get('format_version')!r}, but this ulmfit_fast reads "
+            f"version {FORMAT_VERSION}; go on with the version that wrote it"
+        )
+    try:
+        # Cloned: views of one buffer may begin anywhere, and sums depend on where memory begins.
+        loaded = {name: tensor.clone() for name, tensor in load(tensors).items()}
+    except SafetensorError as error:
+        raise DamagedSnapshotError(f"{path / FILES[0]}: not readable ({error})") from error
+    return Snapshot(values, loaded, load_tokenizer(path / "tokenizer.json"))
+
+
+def manifest_of(contents: dict[str, bytes]) -> bytes:
+    """Return the content of manifest.json for those of the other files."""
+    hashes = {name: hashlib.sha256(contents[name]).hexdigest() for name in FILES}
+    return (json.dumps(hashes, indent=1) + "\n").encode()
+
+
+def _checked(path: Path) -> tuple[bytes, bytes]:
+    """Return the content of the first two files, after a look at the hashes of all."""
+    try:
+        manifest = (path / "manifest.json").read_bytes()
+        contents = {name: (path / name).read_bytes() for name in FILES}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedSnapshotError(f"{error.filename}: missing") from error
+    if manifest != manifest_of(contents):
+        raise DamagedSnapshotError(
+            f"{path}: damaged (a file's SHA-256 is not the one in manifest.json)"
+        )
+    return contents["tensors.safetensors"], contents["state.json"]
+
+
+def generators(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of the generators that training draws from; uint8."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
+    """Set generators back; one of a device that is not trained on is left out."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,264 @@
+"""Runs the stages of a training in order, also one whose process was stopped in the middle.
+
+With checkpoints the same calls are made again in a new process: a finished stage gives back what it
+made, the one that ran goes on where it was, and those after it are new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ulmfit_fast.errors import InputError
+from ulmfit_fast.model import LanguageModel, TextClassifier
+from ulmfit_fast.text.corpus import Corpus
+from ulmfit_fast.text.tokenizer import Tokenizer
+from ulmfit_fast.training.config import StageName, TrainConfig
+from ulmfit_fast.training.device import seeded
+from ulmfit_fast.training.graphs import Recorder
+from ulmfit_fast.training.keeper import StageState
+from ulmfit_fast.training.loop import Fit, StageResult
+from ulmfit_fast.training.observer import Observer
+from ulmfit_fast.training.restore import describe_model, restore_model, settings_of
+from ulmfit_fast.training.resume import LANGUAGE_MODEL_STAGES, Checkpoints, StageKeeper
+from ulmfit_fast.training.snapshot import Snapshot
+from ulmfit_fast.training.stage_state import below
+from ulmfit_fast.training.stopping import Interrupted
+from ulmfit_fast.training.tasks import ClassifierTask, LanguageModelTask
+
+Model = LanguageModel | TextClassifier
+Task = LanguageModelTask | ClassifierTask
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, and how to make what it needs where no checkpoint has it.
+
+    Attributes:
+        name: its name.
+        config: all settings.
+        data: texts and labels; what of them changes nothing of the training need not be here.
+        from_scratch: whether the layers below the top are random.
+        tokenizer: makes the tokenizer.
+        model: makes the model, with the stage's seed.
+        task: makes the task.
+        labels: names of the classes.
+    """
+
+    name: StageName
+    config: TrainConfig
+    data: Sequence[Iterable[str] | None]
+    from_scratch: bool
+    tokenizer: Callable[[], Tokenizer]
+    model: Callable[[Tokenizer], Model]
+    task: Callable[[Any, Tokenizer], Task]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage made.
+
+    Attributes:
+        tokenizer: of the model.
+        model: None for one that a later stage has replaced, or whose checkpoint is damaged.
+        result: seconds, tokens and metrics.
+    """
+
+    tokenizer: Tokenizer
+    model: Model | None
+    result: StageResult
+
+
+class Stages:
+    """Runs stages.
+
+    Args:
+        checkpoints: where to save the training; None saves nothing.
+        described: JSON values of the trainer, for whoever goes on.
+    """
+
+    def __init__(self, checkpoints: Checkpoints | None, described: dict[str, Any]) -> None:
+        self._device = torch.device("cpu")
+        self._observers: Sequence[Observer] = ()
+        self._recorder: Recorder | None = None
+        self._checkpoints = checkpoints
+        self._described = described
+        self._history: list[dict[str, Any]] = []
+
+    def run(
+        self,
+        stage: Stage,
+        device: torch.device,
+        observers: Sequence[Observer],
+        recorder: Recorder | None,
+    ) -> Outcome:
+        """Run a stage, or the rest of it.
+
+        Args:
+            stage: which.
+            device: where to train.
+            observers: told of every step and epoch.
+            recorder: makes CUDA graphs of a language model's steps; None makes none.
+
+        Raises:
+            InputError: a checkpoint is of another stage, of other settings or of other texts.
+            TrainingError: as Fit.run.
+            TrainingStopped: a signal came or the time is over.
+        """
+        self._device, self._observers, self._recorder = device, observers, recorder
+        checkpoints = self._checkpoints
+        if checkpoints is None:
+            return self._train(stage, None, None)
+        try:
+            with checkpoints.stop.listening():
+                return self._run_kept(stage, checkpoints)
+        except Interrupted as error:
+            raise checkpoints.stopped(f"stage {stage.name}, outside its steps") from error
+
+    def _run_kept(self, stage: Stage, checkpoints: Checkpoints) -> Outcome:
+        index, resumed = len(self._history), checkpoints.resumed
+        entry = {"stage": stage.name, "fingerprint": fingerprint(stage)}
+        done = resumed.values["history"] if resumed is not None else []
+        begun: Snapshot | None = None
+        if resumed is not None and index < len(done):
+            check_same(done[index], entry, checkpoints)
+            outcome = self._finished(done, index, resumed, checkpoints)
+        else:
+            if resumed is not None and resumed.values["index"] == index and not is_done(resumed):
+                check_same(resumed.values["entry"], entry, checkpoints)
+                begun = resumed
+            outcome = self._train(stage, begun, entry)
+        self._history.append({**entry, "result": asdict(outcome.result)})
+        if index >= len(done) and outcome.model is not None:
+            # Its index is that of the stage to come: what is done stands in the history.
+            frame = self._frame(stage, entry, (outcome.model, outcome.tokenizer))
+            state = outcome.model.state_dict()
+            tensors = {f"model/{name}": each.detach().cpu() for name, each in state.items()}
+            with checkpoints.stop.held_back():
+                checkpoints.try_to_write(replace(frame, tensors=tensors), f"{stage.name}-done")
+        return outcome
+
+    def _train(self, stage: Stage, begun: Snapshot | None, entry: dict[str, Any] | None) -> Outcome:
+        with seeded(stage.config.seed, self._device):
+            if begun is None:
+                tokenizer = stage.tokenizer()
+                model, from_scratch = stage.model(tokenizer), stage.from_scratch
+            else:
+                tokenizer, model = begun.tokenizer, self._model_of(begun)
+                from_scratch = begun.values["from_scratch"]
+            task = stage.task(model, tokenizer)
+            keeper = None
+            if self._checkpoints is not None and entry is not None:
+                frame = self._frame(stage, entry, (model, tokenizer))
+                frame.values["from_scratch"] = from_scratch
+                frame.values["corpora"] = [
+                    None if part is None else corpus_hash(part.corpus)
+                    for part in (task.train, task.valid)
+                ]
+                keeper = StageKeeper(self._checkpoints, frame, state_of(begun, frame))
+            fit = Fit(
+                task, stage.config, self._observers, from_scratch=from_scratch,
+                recorder=self._recorder, keeper=keeper,
+            )  # fmt: skip
+            return Outcome(tokenizer, model, fit.run())
+
+    def _frame(
+        self, stage: Stage, entry: dict[str, Any], made: tuple[Model, Tokenizer]
+    ) -> Snapshot:
+        """Return what all checkpoints of a stage have alike."""
+        model, tokenizer = made
+        values = {
+            "index": len(self._history), "stage": stage.name, "entry": entry,
+            "history": list(self._history), "trainer": self._described,
+            "model": describe_model(model, list(stage.labels)),
+            "train": settings_of(model, stage.config).to_dict(),
+        }  # fmt: skip
+        return Snapshot(values, {}, tokenizer)
+
+    def _finished(
+        self, done: list[dict[str, Any]], index: int, resumed: Snapshot, checkpoints: Checkpoints
+    ) -> Outcome:
+        """Return the outcome of a stage that was finished in another process."""
+        model: Model | None = None
+        tokenizer = resumed.tokenizer
+        result = StageResult(**done[index]["result"])
+        later = {each["stage"] for each in done[index + 1 :]}
+        kept: Snapshot | None = None
+        if index == len(done) - 1 and is_done(resumed):
+            kept = resumed
+        elif result.stage in LANGUAGE_MODEL_STAGES and not later & set(LANGUAGE_MODEL_STAGES):
+            kept = checkpoints.finished_language_model()
+        if kept is not None:
+            model, tokenizer = self._model_of(kept).eval(), kept.tokenizer
+        return Outcome(tokenizer, model, result)
+
+    def _model_of(self, snapshot: Snapshot) -> Model:
+        trained_with = TrainConfig.from_dict(snapshot.values["train"])
+        tensors = below(snapshot.tensors, "model")
+        return restore_model(snapshot.values["model"], tensors, trained_with).to(self._device)
+
+
+def is_done(snapshot: Snapshot) -> bool:
+    """Say whether a checkpoint is of a stage that is finished."""
+    return "state" not in snapshot.values
+
+
+def state_of(begun: Snapshot | None, frame: Snapshot) -> StageState | None:
+    """Return the state of a checkpoint, whose ids must be those of now; None without one.
+
+    Raises:
+        InputError: the same texts gave other ids than before, as another library may.
+    """
+    if begun is None:
+        return None
+    if begun.values["corpora"] != frame.values["corpora"]:
+        raise InputError(
+            f"stage {frame.values['stage']}: the texts have other ids than when the checkpoint was "
+            "made; go on with the versions of ulmfit_fast and tokenizers that made it"
+        )
+    return StageState(begun.values["state"], begun.tensors)
+
+
+def check_same(kept: dict[str, Any], now: dict[str, Any], checkpoints: Checkpoints) -> None:
+    """Raise InputError unless a stage is the one that a checkpoint is of."""
+    if kept["stage"] != now["stage"]:
+        raise InputError(
+            f"{checkpoints.folder}: its checkpoint is of stage {kept['stage']}, but "
+            f"{now['stage']} was called; make the same calls as before"
+        )
+    for what, hash_now in now["fingerprint"].items():
+        if kept["fingerprint"].get(what) != hash_now:
+            raise InputError(
+                f"{checkpoints.folder}: stage {now['stage']} was begun with other {what}; go on "
+                "with the same, or train anew in another folder"
+            )
+
+
+def fingerprint(stage: Stage) -> dict[str, str]:
+    """Return hashes of the settings and of the data of a stage."""
+    settings = json.dumps(stage.config.to_dict(), sort_keys=True)
+    digest = hashlib.sha256()
+    for part in stage.data:
+        digest.update(b"-" if part is None else b"+")
+        for text in part or ():
+            content = str(text).encode("utf-8", "surrogatepass")
+            digest.update(len(content).to_bytes(8, "little"))
+            digest.update(content)
+    return {
+        "settings": hashlib.sha256(settings.encode()).hexdigest(),
+        "texts or labels": digest.hexdigest(),
+    }
+
+
+def corpus_hash(corpus: Corpus) -> str:
+    """Return the SHA-256 of a corpus's ids and of where its documents begin."""
+    digest = hashlib.sha256(np.ascontiguousarray(corpus.offsets).data)
+    digest.update(np.ascontiguousarray(corpus.ids).data)
+    return digest.hexdigest()
