@@ -18,7 +18,8 @@ from ulmfit_fast.cli.options import debug_option, json_option
     metavar="DIR",
     help="An earlier demo there is replaced.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of everything random: the same seed gives the same figures.")  # fmt: skip
 @json_option
 @debug_option
 def demo(out: Path, seed: int, as_json: bool) -> None:
@@ -26,6 +27,8 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 
     The texts are docstrings of the Python standard library, numpy and torch; the classes are the
     packages they come from, whose names are masked.
+
+    Example: ulmfit-fast demo --out runs/demo
     """  # fmt: skip
     from ulmfit_fast.commands.terminal import Terminal
     from ulmfit_fast.demo import run_demo

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import export_options
+from ulmfit_fast.cli.options import export_options, model_argument
 from ulmfit_fast.cli.values import terminal_of
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@model_argument
 @export_options
 def export(**values: Any) -> None:
     """Write MODEL as one file for onnxruntime or torch.export, with its tokenizer beside it.
 
     MODEL is the folder of a run or its model folder. The file takes batches and texts of any
     length. It is written once it computes what the model computes.
+
+    Example: ulmfit-fast export runs/reviews --out reviews.onnx
     """
     from ulmfit_fast.commands.export import ExportOptions, export
 

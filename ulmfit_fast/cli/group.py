@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 import click
 
 from ulmfit_fast.cli.options import DEBUG
+from ulmfit_fast.cli.status import (
+    EXIT_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_PIPE_CLOSED,
+    EXIT_TIME_LIMIT,
+    EXIT_TRAINING,
+    report_defect,
+)
 from ulmfit_fast.commands.invocation import ARGUMENTS
 from ulmfit_fast.errors import InputError, TrainingError, TrainingStopped
 
-EXIT_INPUT, EXIT_TRAINING, EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 2, 1, 3, 130
-EXIT_TIME_LIMIT = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
-EXIT_PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
+#: The last paragraph of a verb's docstring.
+_EXAMPLE = re.compile(r"\s*\bExample:\s*(ulmfit-fast\b.*)\Z", re.DOTALL)
+#: What click says of numbers, in words for people.
+_PLAIN_WORDS = (
+    (re.compile(r"is not a valid (integer|int) range"), "is not a whole number"),
+    (re.compile(r"is not a valid integer"), "is not a whole number"),
+    (re.compile(r"is not a valid float range"), "is not a number"),
+    (re.compile(r"is not in the range x>=(\S+?)\.?$"), r"is less than \1"),
+)
 
 
 def _printable(text: str) -> str:
@@ -45,55 +61,102 @@ class Verbs(click.Group):
     """Verbs, each in a file of its own, whose exceptions meant for users become one line.
 
     Args:
-        verbs: their names in the order of --help; the file of "lr-find" is cli/lr_find.py.
+        verbs: their names; the file of "lr-find" is cli/lr_find.py.
+        sections: titles of --help, with the verbs under each; those in none come last.
     """
 
-    def __init__(self, *args: Any, verbs: Sequence[str], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        verbs: Sequence[str],
+        sections: Mapping[str, Sequence[str]],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._verbs = list(verbs)
+        self._sections = sections
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs' names."""
         return self._verbs
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the file of a verb and return its command, or None if there is no such verb."""
+        """Import the file of a verb and return its command, or None if there is no such verb.
+
+        The example at the end of its docstring becomes the last line of its --help.
+        """
         if cmd_name not in self._verbs:
             return None
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(import_module(f"ulmfit_fast.cli.{name}"), name)
+        example = _EXAMPLE.search(command.help or "")
+        if example is not None:
+            command.help = (command.help or "")[: example.start()]
+            command.epilog = f"\b\nExample: {' '.join(example.group(1).split())}"
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a verb, and else name the nearest."""
+        name = args[0]
+        if name in self._verbs or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        near = get_close_matches(name.lower(), self._verbs, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(self._verbs)}"
+        raise click.UsageError(f"no such verb '{name}': {hint}", ctx)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words of the command line, for the run's summary."""
+        """Keep the words for the run's summary, and read the options before the verb."""
         ctx.meta[ARGUMENTS] = list(args)
-        return super().parse_args(ctx, args)
+        if not args:
+            return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise _OneLine(_usage_message(error, ctx)) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs under their titles, each with its whole first sentence."""
+        listed = {verb for verbs in self._sections.values() for verb in verbs}
+        more = [verb for verb in self._verbs if verb not in listed]
+        width = max(map(len, self._verbs))
+        for title, verbs in {**self._sections, "More": more}.items():
+            commands = [(verb, self.get_command(ctx, verb)) for verb in verbs]
+            rows = [
+                (verb.ljust(width), _first_sentence(c)) for verb, c in commands if c is not None
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
+        """Run the program; where it is the whole process, no traceback reaches its user."""
+        if args is None:
+            sys.excepthook = report_defect
+        return super().main(args, *rest, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb, and say in one line what the user can mend."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else ctx.command_path
-            message = f"{error.format_message()} (see {command} --help)"
-            raise _OneLine(message) from error
+            raise _OneLine(_usage_message(error, ctx)) from error
         except BrokenPipeError:
             _let_go_of_standard_output()
             ctx.exit(EXIT_PIPE_CLOSED)
         except (InputError, TrainingError, OSError) as error:
-            if ctx.meta.get(DEBUG):
-                traceback.print_exc()
             shown = _TrainingStopped if isinstance(error, TrainingError) else _OneLine
-            raise shown(_message(error)) from error
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            raise _told(ctx, shown(_message(error))) from error
+        except (RuntimeError, MemoryError) as error:
+            advice = _advice_on_memory(error)
+            if advice is None:
                 raise
-            if ctx.meta.get(DEBUG):
-                traceback.print_exc()
-            raise _OneLine(
-                "the memory of the GPU is full: train with a smaller --batch-size or --size, end "
-                "what else runs on it, or give --device cpu"
-            ) from error
+            raise _told(ctx, _OneLine(advice)) from error
+        except ImportError as error:
+            if "pip install" not in str(error):  # of our own extras, which say what to install
+                raise
+            raise _told(ctx, _OneLine(str(error))) from error
         except TrainingStopped as stopped:
             click.echo(_printable(str(stopped)), err=True)
             ctx.exit(EXIT_TIME_LIMIT if stopped.signal is None else 128 + stopped.signal)
@@ -104,6 +167,33 @@ class Verbs(click.Group):
             ctx.exit(EXIT_INTERRUPTED)
 
 
+def _told(ctx: click.Context, error: _OneLine) -> _OneLine:
+    """Return an error to raise; with --debug the traceback of what is handled comes first."""
+    if ctx.meta.get(DEBUG):
+        traceback.print_exc()
+    return error
+
+
+def _first_sentence(command: click.Command) -> str:
+    """Return the first sentence of a verb's help, without its full stop."""
+    paragraph = " ".join((command.help or "").split("\n\n")[0].split())
+    return re.split(r"\.(?:\s|$)", paragraph, maxsplit=1)[0]
+
+
+def _usage_message(error: click.UsageError, ctx: click.Context) -> str:
+    """Write what is wrong with a command line in one line."""
+    command = error.ctx.command_path if error.ctx else ctx.command_path
+    if isinstance(error, click.NoSuchOption):
+        near = f": did you mean {error.possibilities[0]}?" if error.possibilities else ""
+        message = f"no such option {error.option_name}{near}"
+    else:
+        message = error.format_message().removesuffix(".")
+        message = message[:1].lower() + message[1:]
+        for pattern, words in _PLAIN_WORDS:
+            message = pattern.sub(words, message)
+    return f"{message} (see {command} --help)"
+
+
 def _message(error: Exception) -> str:
     """Write an OSError as file: reason, everything else as it is."""
     if isinstance(error, OSError) and error.strerror:
@@ -112,10 +202,20 @@ def _message(error: Exception) -> str:
     return str(error)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell a GPU whose memory is full; torch is not imported where it has not been yet."""
+def _advice_on_memory(error: Exception) -> str | None:
+    """Say what to do if memory is full, or None; torch is not imported where it has not been."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the memory of the GPU is full: train with a smaller --batch-size or --size, end "
+            "what else runs on it, or give --device cpu"
+        )
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return (
+            "the memory of this machine is full: give a smaller --batch-size or --size, less text, "
+            "or end what else runs on it"
+        )
+    return None
 
 
 def _let_go_of_standard_output() -> None:

@@ -1,4 +1,4 @@
-"""Options that several commands of the command line share; only click is imported here."""
+"""Options and arguments that several verbs share; only click is imported here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from ulmfit_fast.commands.invocation import DEBUG as DEBUG  # its place for the verbs
 
@@ -30,6 +31,19 @@ def _options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command]
     return decorate
 
 
+def complete_files(*_: object) -> list[CompletionItem]:
+    """Leave the names of files to the shell, also where an address may be given instead."""
+    return [CompletionItem("", type="file")]
+
+
+def complete_models(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the runs under runs/ that begin so, and else folders."""
+    runs = sorted({str(path.parent) for name in ("model", "language_model")
+                   for path in Path("runs").glob(f"*/{name}")})  # fmt: skip
+    fitting = [run for run in runs if run.startswith(incomplete) and not set(run) & set(" '\"\\$")]
+    return [CompletionItem(run) for run in fitting] or [CompletionItem("", type="dir")]
+
+
 debug_option = click.option(
     "--debug",
     is_flag=True,
@@ -43,7 +57,13 @@ json_option = click.option(
 encoding_option = click.option(
     "--encoding", metavar="NAME", help="Of the files; UTF-8 and UTF-16 are detected."
 )
-device_option = click.option("--device", metavar="cpu|cuda", help="Default: a GPU if there is one.")
+device_option = click.option(
+    "--device", metavar="cpu|cuda", help="Default: a GPU if there is one.",
+    shell_complete=lambda *_: [CompletionItem(name) for name in ("cpu", "cuda")],
+)  # fmt: skip
+model_argument = click.argument(
+    "model", type=click.Path(path_type=Path), shell_complete=complete_models
+)
 precision_option = click.option(
     "--precision", type=click.Choice(["auto", "bf16", "fp32"]),
     help="Of products. Default: a given MODEL's, else auto: bf16 where the hardware has it.",
@@ -86,12 +106,14 @@ reading_options = _options(
 run_options = _options(
     click.option("--size", type=click.Choice(["tiny", "small", "base"]),
                  help="Default: base on a GPU; on a CPU tiny below 200,000 words, else small."),
-    click.option("--tokenizer", type=click.Choice(["word", "subword"]), help="Default: word."),
+    click.option("--tokenizer", type=click.Choice(["word", "subword"]),
+                 help="Default: word; subword for languages that build long words."),
     click.option("--preset", type=click.Choice(["paper", "fastai"]),
                  help="Recipe of schedules and rates. Default: fastai; to train without --base, "
                       "paper with 10 epochs of the language model and 15 of the classifier."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-    click.option("--batch-size", type=click.IntRange(min=1),
+    click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
+                 help="Of everything random: the same seed gives the same figures."),
+    click.option("--batch-size", metavar="N", type=click.IntRange(min=1),
                  help="Rows of a batch. Default: by the amount of text."),
     reading_options,
     click.option("--cuda-graphs/--no-cuda-graphs", default=False, show_default=True,
@@ -132,8 +154,9 @@ export_options = _options(
                  help="File to write; NAME.tokenizer.json is written beside it."),
     click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32",
                  show_default=True, help="Of weights in an .onnx; bf16 halves the file."),
-    click.option("--int8", is_flag=True, help="8-bit weights and products in an .onnx."),
-    click.option("--texts", metavar="FILE",
+    click.option("--int8", is_flag=True,
+                 help="8-bit weights and products in an .onnx, in place of --precision."),
+    click.option("--texts", metavar="FILE", shell_complete=complete_files,
                  help="Texts to check the file with. Default: drawn tokens."),
     overwrite_option,
     json_option,

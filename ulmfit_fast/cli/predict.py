@@ -7,13 +7,20 @@ from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import debug_option, json_option, overwrite_option, reading_options
+from ulmfit_fast.cli.options import (
+    complete_files,
+    debug_option,
+    json_option,
+    model_argument,
+    overwrite_option,
+    reading_options,
+)
 from ulmfit_fast.cli.values import terminal_of
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("source", metavar="FILE|-")
+@model_argument
+@click.argument("source", metavar="FILE|-", shell_complete=complete_files)
 @reading_options
 @click.option(
     "--out",
@@ -30,6 +37,8 @@ def predict(**values: Any) -> None:
     MODEL is the folder of a run or its model folder. Writes CSV: row, label, probability, the
     probability of every class, text. Row is the line of the file, of a text that spans several its
     first; of parquet, json and the Hub the number of the record. Rows without text are left out.
+
+    Example: ulmfit-fast predict runs/reviews new.csv --out answers.csv
     """  # fmt: skip
     from ulmfit_fast.commands.apply import ApplyOptions, predict
 

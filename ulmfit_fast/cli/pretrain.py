@@ -6,19 +6,20 @@ from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import run_options
+from ulmfit_fast.cli.options import complete_files, run_options
 from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal_of
 
 
 @click.command()
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=complete_files)
 @click.option(
     "--from",
     "start",
     metavar="MODEL",
+    shell_complete=complete_files,
     help="Go on from this language model: a model folder, or a .pth, .tgz or address of fastai's.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the text.")
+@click.option("--epochs", metavar="N", type=click.IntRange(min=1), help="Passes over the text.")
 @run_options
 @click.pass_context
 def pretrain(ctx: click.Context, /, **values: Any) -> None:
@@ -26,6 +27,8 @@ def pretrain(ctx: click.Context, /, **values: Any) -> None:
 
     Without FILE the model of --from is taken as it is, for train --base. In a .txt file every line
     is a text, or every <doc> ... </doc> where there are such.
+
+    Example: ulmfit-fast pretrain wiki.txt --out general
     """  # fmt: skip
     from ulmfit_fast.commands.train import pretrain
     from ulmfit_fast.commands.train_options import TrainOptions

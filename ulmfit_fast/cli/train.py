@@ -7,31 +7,62 @@ from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import label_column_option, run_options
+from ulmfit_fast.cli.options import (
+    complete_files,
+    complete_models,
+    label_column_option,
+    run_options,
+)
 from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal_of
 
 
 @click.command()
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=complete_files)
 @label_column_option
-@click.option("--valid", metavar="FILE", help="Validation rows. Default: 10 % of FILE.")
-@click.option("--test", metavar="FILE", help="Rows for one test at the end.")
+@click.option(
+    "--valid",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="Validation rows. Default: 10 % of FILE.",
+)
+@click.option(
+    "--test", metavar="FILE", shell_complete=complete_files, help="Rows for one test at the end."
+)
 @click.option(
     "--base",
     type=click.Path(path_type=Path),
     metavar="DIR",
+    shell_complete=complete_models,
     help="Language model to start from: a run of pretrain or train.",
 )
-@click.option("--general", metavar="FILE", help="Text of any kind to pretrain on first.")
+@click.option(
+    "--general",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="Text of any kind to pretrain on first.",
+)
 @click.option(
     "--unlabelled",
     multiple=True,
     metavar="FILE",
+    shell_complete=complete_files,
     help="More texts like yours for the language model; may be repeated.",
 )
-@click.option("--general-epochs", type=click.IntRange(min=1), help="On the general text.")
-@click.option("--lm-epochs", type=click.IntRange(min=1), help="Of the language model.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Of the classifier.")
+@click.option(
+    "--general-epochs", metavar="N", type=click.IntRange(min=1), help="Passes over --general."
+)
+@click.option(
+    "--lm-epochs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Passes of the language model over your texts.",
+)
+@click.option(
+    "--epochs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Passes of the classifier over your labels.",
+)
 @run_options
 @click.pass_context
 def train(ctx: click.Context, /, **values: Any) -> None:
@@ -39,6 +70,8 @@ def train(ctx: click.Context, /, **values: Any) -> None:
 
     FILE is csv, tsv, json, jsonl, parquet, txt or TREC's .label, also as .gz or .xz, or a data set
     of the Hub as hf:OWNER/NAME. Rows without a label help to train the language model.
+
+    Example: ulmfit-fast train reviews.csv --label-column stars
     """  # fmt: skip
     from ulmfit_fast.commands.train import train
     from ulmfit_fast.commands.train_options import TrainOptions
