@@ -16,12 +16,13 @@ from ulmfit_fast.commands.data import header_remark, quoted
 from ulmfit_fast.commands.parts import check_labels, labelled_part, rows_without_label
 from ulmfit_fast.commands.report import evaluation_values, format_error, skipped_rows
 from ulmfit_fast.commands.run_folder import find_model
+from ulmfit_fast.commands.summary import format_accuracy, say_classes
 from ulmfit_fast.commands.terminal import Terminal, count, listing, printable
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import TextTable
 from ulmfit_fast.text.sources import known_encoding
 from ulmfit_fast.text.table import RawTable, load_table
-from ulmfit_fast.training.evaluation import Evaluation, Prediction
+from ulmfit_fast.training.evaluation import Prediction
 from ulmfit_fast.training.precision import PrecisionName
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -89,7 +90,7 @@ def predict(options: ApplyOptions, terminal: Terminal) -> None:
 
 
 def evaluate(options: ApplyOptions, terminal: Terminal) -> None:
-    """Print a classifier's error on labelled texts, with every class.
+    """Print a classifier's accuracy and error on labelled texts, with every class.
 
     Raises:
         InputError: the model or the file cannot be used, or a label is unknown to the model.
@@ -101,7 +102,8 @@ def evaluate(options: ApplyOptions, terminal: Terminal) -> None:
     check_labels(part, set(trainer.labels), f"the model {options.model}")
     terminal.note(f"{table.source}: text from {_listed(table)}, label from {table.label_column!r}")
     result = trainer.evaluate(part.texts, part.labels)
-    terminal.say(f"error     {format_error(result)}")
+    terminal.fact("accuracy", format_accuracy(result))
+    terminal.fact("error", format_error(result))
     terminal.say(f"loss      {result.loss:.4f} nats a text")
     if left_out:
         terminal.say(f"skipped   {count(len(left_out), 'row')} without text or label")
@@ -109,24 +111,6 @@ def evaluate(options: ApplyOptions, terminal: Terminal) -> None:
         terminal.say(line)
     say_classes(result, terminal)
     terminal.result({**evaluation_values(result), "n_skipped": len(left_out)})
-
-
-def say_classes(result: Evaluation, terminal: Terminal) -> None:
-    """Print precision and recall of each class, and the commonest mistakes."""
-    rows = [("class", "texts", "precision", "recall", "F1")]
-    for name, values in result.per_class.items():
-        shares = [f"{100 * values[key]:.1f} %" for key in ("precision", "recall", "f1")]
-        rows.append((name, f"{values['n']:.0f}", shares[0], shares[1], shares[2]))
-    terminal.table(rows)
-    names = list(result.per_class)
-    mistakes = sorted(
-        (-n, names[row], names[column])
-        for row, counts in enumerate(result.confusion)
-        for column, n in enumerate(counts)
-        if row != column and n
-    )
-    for negative_n, true, answer in mistakes[:3]:
-        terminal.say(f"  {-negative_n} of class {true} were taken for {answer}")
 
 
 def load_classifier(

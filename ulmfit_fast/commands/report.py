@@ -1,9 +1,8 @@
-"""What a training run says before and after, and the summary it leaves in run.json."""
+"""What a training run says before it starts, and the summary it leaves in run.json."""
 
 from __future__ import annotations
 
 import platform
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -83,31 +82,41 @@ class Run:
     peak_memory: dict[str, int] = field(default_factory=dict)
     has_report: bool = False
 
+    @property
+    def epochs(self) -> dict[str, int]:
+        """The stages in order, and the epochs of each."""
+        names = [stage.name for stage in self.stages]
+        if self.data is not None:
+            names.append("classifier")
+        return {name: getattr(self.choices.config, name).epochs for name in names}
+
 
 def say_plan(run: Run, out: Path, terminal: Terminal) -> None:
     """Say what was found, what was chosen and why."""
     if run.data is not None:
         _say_data(run.data, terminal)
     else:
-        terminal.say(f"data      {run.source}: {len(run.stages[0].texts):,} documents, and "
-                     f"{len(run.stages[0].valid_texts):,} held out to measure on")  # fmt: skip
+        terminal.fact("data", f"{run.source}: {len(run.stages[0].texts):,} documents, and "
+                      f"{len(run.stages[0].valid_texts):,} held out to measure on")  # fmt: skip
     for remark in run.remarks:
-        terminal.say(f"read      {remark}")
+        terminal.fact("read", remark)
     if run.skipped:
-        terminal.say(f"skipped   {count(len(run.skipped), 'row')}, listed in {out / 'skipped.csv'}")
+        where = out / "skipped.csv"
+        terminal.fact("skipped", f"{count(len(run.skipped), 'row')}, listed in {where}")
         for line in skipped_rows(run.skipped):
             terminal.say(line)
     choices, config = run.choices, run.choices.config
-    terminal.say(f"model     {choices.size} ({choices.why_size}), {choices.tokenizer} tokens")
+    terminal.fact("model", f"{choices.size} ({choices.why_size}), {choices.tokenizer} tokens")
     graphs = ", CUDA graphs" if choices.cuda_graphs else ""
-    terminal.say(f"device    {choices.device} ({choices.why_device}){graphs}")
-    terminal.say(f"precision {choices.precision.name} ({choices.precision.why})")
-    terminal.say(f"recipe    {config.recipe} ({choices.why_recipe}), seed {config.seed}")
-    for title, line in _stage_lines(run):
-        terminal.say(f"{title}: {line}")
+    terminal.fact("device", f"{choices.device} ({choices.why_device}){graphs}")
+    terminal.fact("precision", f"{choices.precision.name} ({choices.precision.why})")
+    terminal.fact("recipe", f"{config.recipe} ({choices.why_recipe}), seed {config.seed}")
+    lines = _stage_lines(run)
+    for number, line in enumerate(lines, 1):
+        terminal.fact(f"stage {number}/{len(lines)}", line)
     cache = f"{run.cache} (numericalized texts; not with --no-cache)" if run.cache else "none"
-    terminal.say(f"cache     {cache}")
-    terminal.say(f"output    {out}")
+    terminal.fact("cache", cache)
+    terminal.fact("output", str(out))
 
 
 def skipped_rows(skipped: Sequence[tuple[str, SkippedRow]]) -> list[str]:
@@ -118,20 +127,19 @@ def skipped_rows(skipped: Sequence[tuple[str, SkippedRow]]) -> list[str]:
     ]
 
 
-def _stage_lines(run: Run) -> list[tuple[str, str]]:
+def _stage_lines(run: Run) -> list[str]:
+    """Say what each stage trains, and for how long, in their order."""
     config = run.choices.config
     lines = []
     for stage in run.stages:
-        title = "stage 2   language model, your texts"
+        title = "language model, your texts"
         if stage.name == "pretrain" and (run.data is None or len(run.stages) > 1):
-            title = "stage 1   language model, general text"
+            title = "language model, general text"
         elif stage.name == "pretrain":
             title += ", from scratch (no --base or --general is given)"
-        lines.append((title, describe_stage(config, stage.name, count_words(stage.texts))))
+        lines.append(f"{title}: {describe_stage(config, stage.name, count_words(stage.texts))}")
     if run.data is not None:
-        lines.append(
-            ("stage 3   classifier", describe_stage(config, "classifier", len(run.data.train)))
-        )
+        lines.append(f"classifier: {describe_stage(config, 'classifier', len(run.data.train))}")
     return lines
 
 
@@ -139,43 +147,22 @@ def _say_data(data: TrainingData, terminal: Terminal) -> None:
     table = data.table
     n = len(data.train) + (len(data.valid) if data.is_held_out else 0)
     columns = listing([repr(column) for column in table.text_columns])
-    terminal.say(
-        f"data      {table.source}: {n:,} labelled rows; text from {columns}, label from "
-        f"{table.label_column!r}"
+    terminal.fact(
+        "data",
+        f"{table.source}: {n:,} labelled rows; text from {columns}, label from "
+        f"{table.label_column!r}",
     )
     counts = [f"{shorten(name, 30)} {count:,}" for name, count in data.classes.items()]
-    terminal.say(f"classes   {len(counts)}: {listing(counts, N_CLASSES_SHOWN)}")
+    terminal.fact("classes", f"{len(counts)}: {listing(counts, N_CLASSES_SHOWN)}")
     if data.unlabelled:
         extra = count(len(data.unlabelled), "text")
-        terminal.say(f"          {extra} without a label, for the language model")
+        terminal.fact("", f"{extra} without a label, for the language model")
     how = f"{VALID_SHARE:.0%} of each class held out" if data.is_held_out else data.valid.source
-    terminal.say(f"validate  {count(len(data.valid), 'row')} ({how})")
+    terminal.fact("validate", f"{count(len(data.valid), 'row')} ({how})")
     if data.test is not None:
-        terminal.say(f"test      {count(len(data.test), 'row')} of {data.test.source}")
+        terminal.fact("test", f"{count(len(data.test), 'row')} of {data.test.source}")
     for note in data.notes:
         terminal.warn(note)
-
-
-def say_results(run: Run, out: Path, terminal: Terminal) -> None:
-    """Say what came out, where it is, and what to do with it."""
-    terminal.say()
-    for result in run.results:
-        if "perplexity" in result.best:
-            figures = f"perplexity {result.best['perplexity']:.1f} on held-out texts"
-        else:
-            figures = f"validation error {100 * result.best.get('error', 0.0):.2f} %"
-        terminal.say(f"{result.stage:15s} {result.seconds:7.1f} s   {figures}")
-    if run.test is not None:
-        terminal.say(f"test error      {format_error(run.test)}")
-    terminal.say(f"model           {out / ('model' if run.data else 'language_model')}")
-    terminal.say(
-        f"log             {out / 'metrics.jsonl'}   settings and results  {out / 'run.json'}"
-    )
-    if (out / REPORT).is_file():
-        terminal.say(f"report          {out / REPORT}")
-    folder = shlex.quote(str(out))
-    following = f"predict {folder} FILE" if run.data is not None else f"train FILE --base {folder}"
-    terminal.say(f"next            ulmfit-fast {following}")
 
 
 def format_error(result: Evaluation) -> str:

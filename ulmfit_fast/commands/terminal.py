@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 
 # Controls, what turns the direction of text, separators that a terminal may take for line ends, and
@@ -12,6 +14,8 @@ from collections.abc import Mapping, Sequence
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+# Cells before the text of a fact.
+NAME_WIDTH = 10
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -42,6 +46,28 @@ class Terminal:
             sys.stdout.write(printable(line) + "\n")
             sys.stdout.flush()
 
+    def fact(self, name: str, text: str) -> None:
+        """Write what a name stands for; a terminal that is too narrow gets it in several lines.
+
+        Paths and commands that are to be copied belong into `say`, which never breaks a line.
+        """
+        line = f"{name:{NAME_WIDTH}s}{text}"
+        if not self.is_live:
+            self.say(line)
+            return
+        width = max(shutil.get_terminal_size().columns, 2 * NAME_WIDTH)
+        lines = textwrap.wrap(
+            printable(line), width, subsequent_indent=" " * NAME_WIDTH, break_long_words=False,
+            break_on_hyphens=False,
+        )  # fmt: skip
+        for part in lines:
+            self.say(part)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether lines for people go to a terminal that may have colors and tables."""
+        return not self.as_json and sys.stdout.isatty()
+
     def note(self, line: str) -> None:
         """Write a line for people to standard error, whatever standard output carries."""
         sys.stderr.write(printable(line) + "\n")
@@ -57,16 +83,41 @@ class Terminal:
             sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
             sys.stdout.flush()
 
-    def table(self, rows: Sequence[Sequence[str]], *, indent: int = 2) -> None:
-        """Write rows of cells in columns; the first column to the left, the others to the right."""
-        widths = [
-            max(len(printable(cell)) for cell in column) for column in zip(*rows, strict=True)
-        ]
-        for row in rows:
-            cells = [printable(cell) for cell in row]
-            first = cells[0].ljust(widths[0])
-            others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-            self.say(" " * indent + "  ".join([first, *others]).rstrip())
+    def table(
+        self, rows: Sequence[Sequence[str]], *, indent: int = 2, left: Sequence[int] = (0,)
+    ) -> None:
+        """Write rows of cells in columns.
+
+        Args:
+            rows: the first one has the names of the columns.
+            indent: spaces before each row.
+            left: numbers of the columns that are set to the left; the others are to the right.
+        """
+        cells = [[printable(cell) for cell in row] for row in rows]
+        if self.is_live:
+            _draw_table(cells, indent, left)
+            return
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for row in cells:
+            sized = enumerate(zip(row, widths, strict=True))
+            line = "  ".join(c.ljust(w) if n in left else c.rjust(w) for n, (c, w) in sized)
+            self.say(" " * indent + line.rstrip())
+
+
+def _draw_table(rows: Sequence[Sequence[str]], indent: int, left: Sequence[int]) -> None:
+    """Draw a table whose cells are broken where the terminal is too narrow for them."""
+    from rich import box
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for number, name in enumerate(rows[0]):
+        table.add_column(Text(name), justify="left" if number in left else "right", overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    Console(file=sys.stdout, highlight=False).print(Padding(table, (0, 0, 0, indent)))
 
 
 def shorten(text: str, n_characters: int = 60) -> str:

@@ -16,7 +16,7 @@ from ulmfit_fast.commands.convert import ConvertOptions, read_source
 from ulmfit_fast.commands.data import TrainingData, header_remark, read_training_data
 from ulmfit_fast.commands.environment import peak_memory
 from ulmfit_fast.commands.held_out import split_stream, split_texts
-from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, say_results, summarize
+from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, summarize
 from ulmfit_fast.commands.run_folder import (
     CHECKPOINTS,
     RunFolder,
@@ -25,6 +25,7 @@ from ulmfit_fast.commands.run_folder import (
     path_of_run,
 )
 from ulmfit_fast.commands.run_report import make_report, parts_of
+from ulmfit_fast.commands.summary import say_results
 from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.commands.train_options import (
     RECORD,
@@ -241,7 +242,7 @@ def _execute(run: Run, folder: RunFolder, options: TrainOptions, terminal: Termi
     """Say what will be done, do it, and say what came out."""
     run.command = options.command
     say_plan(run, folder.path, terminal)
-    with folder.fill() as place, observing(place / "metrics.jsonl") as observers:
+    with folder.fill() as place, observing(place / "metrics.jsonl", run) as observers:
         if not (place / RECORD).exists():
             write_record(place, "train" if run.data else "pretrain", options)
         _write_skipped(place / "skipped.csv", run.skipped)
@@ -313,9 +314,10 @@ def _classify(run: Run, data: TrainingData, trainer: ULMFiTTrainer) -> None:
 
 
 @contextmanager
-def observing(log: Path) -> Iterator[list[Observer]]:
+def observing(log: Path, run: Run | None = None) -> Iterator[list[Observer]]:
     """Show progress on standard error and log it to a file until the block ends."""
-    observers: list[Observer] = [ConsoleProgress(), JsonlLog(log)]
+    stages, device = (run.epochs, run.choices.device) if run is not None else (None, None)
+    observers: list[Observer] = [ConsoleProgress(stages=stages, device=device), JsonlLog(log)]
     try:
         yield observers
     finally:
