@@ -86,8 +86,9 @@ def test_train_says_what_it_chose_and_writes_the_run(folder: Path):
         "train.csv, row 62, column 'review': empty text",
         "tiny (--size), word tokens",
         "2 epochs over 54 texts",
-        "test error      ",
-        "next            ulmfit-fast predict runs/train FILE",
+        "on the texts of test.csv\n",
+        "for always answering",
+        "next      ulmfit-fast predict runs/train FILE",
     ):
         assert expected in output
     written = set(files_under(folder / "runs" / "train"))
@@ -141,9 +142,9 @@ def test_all_sources_of_text_together(folder: Path):
     assert "1 text without a label" in result.stdout
     assert "1 unlabelled texts were left out because validation or test has them" in result.stderr
     assert "1 general texts were left out" in result.stderr
-    assert "stage 1   language model, general text: " in result.stdout
-    assert "stage 2   language model, your texts: " in result.stdout
-    assert "stage 3   classifier: " in result.stdout
+    assert "stage 1/3 language model, general text: " in result.stdout
+    assert "stage 2/3 language model, your texts: " in result.stdout
+    assert "stage 3/3 classifier: " in result.stdout
     facts = json_of(succeed("info", "runs/train", "--json"))
     assert (facts["tokenizer"], facts["recipe"]) == ("subword", "paper")
 
@@ -153,15 +154,15 @@ def test_pretrained_model_is_the_base_of_the_next_run(folder: Path):
     (folder / "corpus.txt").write_text("\n".join(lines) + "\n")
     said = succeed("pretrain", "corpus.txt", "--size", "tiny", "--epochs", "1").stdout
     assert "76 documents, and 4 held out" in said
-    assert "next            ulmfit-fast train FILE --base runs/corpus" in said
+    assert "next      ulmfit-fast train FILE --base runs/corpus" in said
     assert json_of(succeed("info", "runs/corpus", "--json"))["kind"] == "language model"
     said = succeed("train", "train.csv", "--base", "runs/corpus", *SHORT_FROM_BASE).stdout
     assert "model     tiny (as in runs/corpus/language_model), word tokens" in said
     assert "recipe    fastai (keeps what a pretrained model knows), seed 0" in said
-    assert "stage 2   language model, your texts: " in said
-    assert "stage 1" not in said
+    assert "stage 1/2 language model, your texts: " in said
+    assert "general text" not in said
     said = succeed("train", "train.csv", *SHORT, "--out", "runs/my file").stdout
-    assert "next            ulmfit-fast predict 'runs/my file' FILE\n" in said
+    assert "next      ulmfit-fast predict 'runs/my file' FILE\n" in said
 
 
 def test_leaks_and_repeats_are_reported(folder: Path):

@@ -79,7 +79,7 @@ def test_inspect_gives_one_line_for_what_cannot_be(model: Path, tmp_path: Path) 
          "(classes: neg, pos)"),
         (("inspect", tmp_path, "a"), "error: "),
         (("inspect", model, "-"), "error: standard input: no text; write one text a line"),
-        (("inspect", model, "a", "--words", "0"), "error: Invalid value for '--words'"),
+        (("inspect", model, "a", "--words", "0"), "error: invalid value for '--words'"),
     ]  # fmt: skip
     for arguments, message in cases:
         result = run(*arguments, stdin="")

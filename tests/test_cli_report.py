@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_training_ends_with_a_report(folder: Path):
     result = succeed("train", "train.csv", "--test", "test.csv", *WITH_REPORT)
-    assert "report          runs/train/report.html\n" in result.stdout
+    assert "report    runs/train/report.html\n" in result.stdout
     page = html.unescape(Path("runs/train/report.html").read_text())
     found = from_json(Path("runs/train/examination.json").read_text())
     summary = json.loads(Path("runs/train/run.json").read_text())
@@ -50,14 +50,14 @@ def test_training_ends_with_a_report(folder: Path):
 def test_a_language_model_has_a_report_too(folder: Path):
     (folder / "text.txt").write_text("\n".join(f"line {i} of some text" for i in range(40)))
     result = succeed("pretrain", "text.txt", "--size", "tiny", "--epochs", "1", "--batch-size", "4")
-    assert "report          runs/text/report.html\n" in result.stdout
+    assert "report    runs/text/report.html\n" in result.stdout
     assert "The language model has a perplexity of" in Path("runs/text/report.html").read_text()
     assert not Path("runs/text/examination.json").exists()
 
 
 def test_no_report_leaves_none(folder: Path):
     result = succeed("train", "train.csv", *SHORT)
-    assert "report" not in result.stdout
+    assert "report.html" not in result.stdout
     assert not Path("runs/train/report.html").exists()
     succeed("report", "runs/train")
     assert "of 6 validation texts" in Path("runs/train/report.html").read_text()

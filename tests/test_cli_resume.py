@@ -87,7 +87,7 @@ def test_a_signal_saves_and_resume_goes_on_bit_for_bit(
         result.stderr.splitlines()[-1],
     )
     again = succeed("train", "--resume", "runs/train")
-    assert "next            ulmfit-fast predict runs/train FILE" in again.stdout
+    assert "next      ulmfit-fast predict runs/train FILE" in again.stdout
     assert outcome(folder / "runs" / "train") == whole
     summary = json.loads((folder / "runs" / "train" / "run.json").read_text())
     assert summary["command"].startswith("ulmfit-fast train train.csv --size tiny")
@@ -164,7 +164,7 @@ def test_what_cannot_go_on_is_one_line(folder: Path, monkeypatch: pytest.MonkeyP
         (["train", "--resume", "runs/other"], "--resume runs/other: there is no run"),
         (["train", "--resume", "runs/train", "--size", "tiny"], "--resume takes --size from the"),
         (["train", "x.csv", "--resume", "runs/train"], "--resume takes FILE from the run"),
-        (["train"], "Missing argument 'FILE'"),
+        (["train"], "missing argument 'FILE'"),
     ]:
         result = run(*arguments)
         assert result.exit_code == 2

@@ -74,7 +74,7 @@ LIBRARIES = {
     "tokenizers": {"text"},
     "triton": {"kernels"},
     "click": {"commands", "cli"},
-    "rich": {"commands", "cli", "training/progress.py"},
+    "rich": {"commands", "cli", "training/progress.py", "training/progress_bar.py"},
     "jinja2": {"report"},
     "markupsafe": {"report"},  # jinja2's own
     "matplotlib": {"report", "bench", "training/plotting.py"},

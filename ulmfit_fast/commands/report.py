@@ -15,7 +15,6 @@ from ulmfit_fast.commands.choices import Choices, count_words, describe_stage
 from ulmfit_fast.commands.data import VALID_SHARE, TrainingData
 from ulmfit_fast.commands.environment import environment
 from ulmfit_fast.commands.invocation import command_line
-from ulmfit_fast.commands.run_report import REPORT
 from ulmfit_fast.commands.terminal import Terminal, count, listing, shorten
 from ulmfit_fast.interpret.statistics import wilson_interval
 from ulmfit_fast.text import SkippedRow, Texts

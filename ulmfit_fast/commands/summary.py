@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from ulmfit_fast.commands.report import Run
-from ulmfit_fast.commands.statistics import wilson_interval
 from ulmfit_fast.commands.terminal import Terminal, shorten
+from ulmfit_fast.interpret.statistics import wilson_interval
 from ulmfit_fast.training.evaluation import Evaluation
 from ulmfit_fast.training.loop import StageResult
 
@@ -59,7 +59,7 @@ def next_commands(out: Path, *, is_classifier: bool) -> list[str]:
         return [f"ulmfit-fast {command}" for verb, command in commands.items() if verb in _verbs()]
     commands = {
         "predict": f"predict {folder} FILE", "inspect": f'inspect {folder} "A text of yours."',
-        "report": f"report {folder}", "serve": f"serve {folder}",
+        "report": f"report {folder} --open", "serve": f"serve {folder}",
     }  # fmt: skip
     return [f"ulmfit-fast {command}" for verb, command in commands.items() if verb in _verbs()]
 
