@@ -13,7 +13,7 @@ from ulmfit_fast.cli.group import Verbs
 
 VERBS = (
     "demo", "train", "predict", "inspect", "evaluate", "pretrain", "report", "info", "doctor",
-    "export", "convert",
+    "export", "convert", "serve",
 )  # fmt: skip
 
 
