@@ -73,6 +73,11 @@ class Running:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
+    @property
+    def local_url(self) -> str:
+        """The address for this machine, whatever the server listens on."""
+        return f"http://127.0.0.1:{self.port}"
+
     def stop(self, sign: int = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal, and return the exit status and what the process said on standard error."""
         self.process.send_signal(sign)

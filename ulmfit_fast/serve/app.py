@@ -95,22 +95,8 @@ def make_app(served: Served, counters: Counters) -> FastAPI:
     @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="What the server is and did", response_model=HealthAnswer)
     async def health() -> Response:
-        answer = HealthAnswer(
-            status="ok" if batcher.is_running else "failed",
-            model=served.name,
-            classes=len(served.predictor.labels),
-            device=served.predictor.device,
-            precision=served.predictor.precision.name,
-            version=__version__,
-            uptime_s=round(time.monotonic() - started, 3),
-            queue_length=batcher.n_waiting,
-            requests=counters.requests,
-            client_errors=counters.client_errors,
-            server_errors=counters.server_errors,
-            texts=batcher.n_texts,
-            batches=batcher.n_batches,
-        )
-        return _json(200 if batcher.is_running else 503, answer.model_dump())
+        facts = _health(served, batcher, counters, time.monotonic() - started)
+        return _json(200 if batcher.is_running else 503, facts.model_dump())
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
@@ -123,6 +109,24 @@ def make_app(served: Served, counters: Counters) -> FastAPI:
         return Response(status_code=204)
 
     return app
+
+
+def _health(served: Served, batcher: Batcher, counters: Counters, uptime_s: float) -> HealthAnswer:
+    return HealthAnswer(
+        status="ok" if batcher.is_running else "failed",
+        model=served.name,
+        classes=len(served.predictor.labels),
+        device=served.predictor.device,
+        precision=served.predictor.precision.name,
+        version=__version__,
+        uptime_s=round(uptime_s, 3),
+        queue_length=batcher.n_waiting,
+        requests=counters.requests,
+        client_errors=counters.client_errors,
+        server_errors=counters.server_errors,
+        texts=batcher.n_texts,
+        batches=batcher.n_batches,
+    )
 
 
 def _handle_errors(app: FastAPI) -> None:
