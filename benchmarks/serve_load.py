@@ -5,10 +5,10 @@
 writes benchmarks/results/serve-load--<cpu or gpu>--<yyyymmdd>.json and prints a line for each case.
 Two servers of the same model take turns under the same clients: one joins requests to batches, the
 other classifies one text at a time. One request in five is bad, in 21 ways. Every answer is
-checked: a good one against ULMFiTTrainer.predict, a bad one for its status. A server's memory, files
-and threads are read once a second. The weights are as drawn, the head's larger: times do not depend
-on them. The texts are docstrings of the standard library. The clients share the processor with the
-server.
+checked: a good one against ULMFiTTrainer.predict, a bad one for its status. A server's memory,
+files and threads are read once a second. The weights are as drawn, the head's larger: times do not
+depend on them. The texts are docstrings of the standard library. The clients share the processor
+with the server.
 """
 
 from __future__ import annotations

@@ -64,6 +64,7 @@ class Run:
         seconds: wall time of training.
         peak_memory: bytes, as environment.peak_memory() counts them.
         has_report: whether report.html is written at the end.
+        log_to: trackers that are told of the training.
     """
 
     source: str
@@ -82,6 +83,7 @@ class Run:
     seconds: float = 0.0
     peak_memory: dict[str, int] = field(default_factory=dict)
     has_report: bool = False
+    log_to: tuple[str, ...] = ()
 
 
 def say_plan(run: Run, out: Path, terminal: Terminal) -> None:

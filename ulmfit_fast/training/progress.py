@@ -24,7 +24,7 @@ PLAIN_INTERVAL_S = 30.0
 _PERCENT = frozenset({"accuracy", "error"})
 
 
-class _Rate:
+class TokenRate:
     """Tokens a second of the training steps alone: what happens between epochs does not count."""
 
     def __init__(self) -> None:
@@ -45,6 +45,7 @@ class _Rate:
         self._last = time.perf_counter()
 
     def mean(self) -> float:
+        """Return the tokens a second of all steps."""
         return self._n_tokens / self._seconds
 
 
@@ -73,11 +74,11 @@ class JsonlLog(Observer):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[str] | None = None
-        self._rate = _Rate()
+        self._rate = TokenRate()
 
     def stage_started(self, stage: str, n_steps: int, description: str) -> None:
         """Write n_steps and the description."""
-        self._rate = _Rate()
+        self._rate = TokenRate()
         self._write("stage_started", stage, {"n_steps": n_steps, "description": description})
 
     def stage_resumed(self, stage: str, n_steps: int, description: str, step: int) -> None:
@@ -142,14 +143,14 @@ class ConsoleProgress(Observer):
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._loss = _SmoothedLoss()
-        self._rate = _Rate()
+        self._rate = TokenRate()
         self._n_steps = 0
         self._spoke = time.perf_counter()
 
     def stage_started(self, stage: str, n_steps: int, description: str) -> None:
         """Print the stage's line and begin its bar."""
         self.close()
-        self._loss, self._rate, self._n_steps = _SmoothedLoss(), _Rate(), n_steps
+        self._loss, self._rate, self._n_steps = _SmoothedLoss(), TokenRate(), n_steps
         self._say(f"{stage}: {description} ({n_steps} steps)")
         if self._console.is_terminal:
             self._bar = _make_bar(self._console, self._indent)
