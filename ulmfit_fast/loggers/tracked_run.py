@@ -29,6 +29,7 @@ class TrackedRunLogger(MetricLogger):
     Args:
         name: of the tracker.
         begin: calls its init.
+        end: ends the run in place of the run's own finish.
         steps_before: as for MetricLogger.
         warn: as for MetricLogger.
 
@@ -41,21 +42,24 @@ class TrackedRunLogger(MetricLogger):
         name: str,
         begin: Callable[[], Run],
         *,
+        end: Callable[[], None] | None = None,
         steps_before: int = 0,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__(name, steps_before=steps_before, warn=warn)
         with Handover(self._refuse), redirect_stdout(sys.stderr):
             self._run = begin()
+            self._end = end or self._run.finish
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Hand the metrics on."""
-        self._run.log(dict(metrics), step=step)
+        with redirect_stdout(sys.stderr):
+            self._run.log(dict(metrics), step=step)
 
     def finish(self) -> None:
         """End the run."""
         with redirect_stdout(sys.stderr):
-            self._run.finish()
+            self._end()
 
     def _refuse(self, error: Exception) -> None:
         said = f"{type(error).__name__}: {one_line(error)}"

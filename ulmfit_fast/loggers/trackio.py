@@ -10,7 +10,7 @@ from typing import Any
 from ulmfit_fast.loggers.tracked_run import TrackedRunLogger
 
 try:
-    from trackio import init
+    from trackio import finish, init
 except ImportError as error:
     raise ImportError('TrackioLogger needs trackio: pip install "ulmfit_fast[trackio]"') from error
 
@@ -48,4 +48,5 @@ class TrackioLogger(TrackedRunLogger):
             resume="allow" if resume else "never",
             embed=False,
         )
-        super().__init__("trackio", begin, steps_before=steps_before, warn=warn)
+        # The run's own finish would leave it current, to be finished once more at the exit.
+        super().__init__("trackio", begin, end=finish, steps_before=steps_before, warn=warn)
