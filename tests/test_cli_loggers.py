@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
@@ -47,7 +49,7 @@ def test_a_run_is_told_to_all_trackers_asked_for(wandb: FakeTracker) -> None:
     assert config["environment"]["torch"]
     log = Path("run/metrics.jsonl").read_text().splitlines()
     n_steps = sum(json.loads(line)["event"] == "step" for line in log)
-    assert tracked.calls[-1][0] == n_steps == _steps_before(Path("run/metrics.jsonl"))
+    assert tracked.calls[-1][0] == n_steps
 
 
 def test_a_tracker_that_fails_is_warned_of_and_the_run_is_whole(
@@ -114,12 +116,50 @@ def test_a_folder_of_the_name_is_no_library(
             assert "is not installed" in run("train", "none.csv", "--log-to", name).stderr
 
 
-def test_steps_before_are_those_of_stages_that_ended(tmp_path: Path) -> None:
+def test_steps_before_are_those_of_every_stage_in_the_log(tmp_path: Path) -> None:
     log = tmp_path / "metrics.jsonl"
-    assert _steps_before(log) == 0
-    events = [("stage_started", 0), ("step", 20), ("step", 33), ("stage_ended", 0)]
-    events += [("stage_started", 0), ("step", 20), ("step", 40)]
-    with log.open("w") as file:
-        for event, step in events:
-            file.write(json.dumps({"event": event, "step": step}) + "\n")
-    assert _steps_before(log) == 33
+    assert _steps_before(log) == {}
+    events = [
+        {"event": "stage_started", "stage": "pretrain"},
+        {"event": "step", "stage": "pretrain", "step": 20},
+        {"event": "step", "stage": "pretrain", "step": 33},
+        {"event": "stage_ended", "stage": "pretrain"},
+        {"event": "stage_started", "stage": "classifier"},
+        {"event": "step", "stage": "classifier", "step": 5},
+    ]
+    log.write_text("".join(json.dumps(event) + "\n" for event in events) + '{"event": "st')
+    assert _steps_before(log) == {"pretrain": 33, "classifier": 5}
+
+
+def test_a_resumed_run_is_the_same_for_its_trackers(wandb: FakeTracker) -> None:
+    """Stopped in the classifier after some steps, by a tracker that asks for it as Ctrl-C does."""
+    module = importlib.import_module("test_loggers_tracked_run")
+    whole = ["train", "train.csv", *SHORT, "--no-report", "--log-to", "wandb"]
+    succeed(*whole, "--out", "whole")
+
+    def stop(run: object, metrics: dict[str, float], step: int | None = None) -> None:
+        told(run, metrics, step)
+        if "classifier/epoch" in metrics:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    told = module.FakeRun.log
+    module.FakeRun.log = stop
+    try:
+        stopped = run(*whole, "--out", "again")
+    finally:
+        module.FakeRun.log = told
+    assert stopped.exit_code == 130
+    succeed("train", "--resume", "again")
+    once, first, second = wandb.runs
+    assert first.options["id"] == second.options["id"] != once.options["id"]
+
+    def losses(*runs: object) -> dict[tuple[int, str], float]:
+        return {
+            (step, name): value
+            for tracked in runs
+            for step, metrics in tracked.calls
+            for name, value in metrics.items()
+            if name.endswith(("loss", "beta1"))
+        }
+
+    assert losses(first, second) == losses(once)

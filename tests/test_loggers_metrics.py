@@ -77,14 +77,18 @@ def test_a_training_is_told_in_whole_under_names_of_its_stages() -> None:
     assert not logger.said
 
 
-@given(st.lists(st.lists(st.integers(1, 5), max_size=4), min_size=1, max_size=4), st.integers(0, 9))
+@given(
+    st.lists(st.lists(st.integers(1, 5), max_size=4), min_size=1, max_size=4),
+    st.lists(st.integers(0, 9), max_size=2),
+)
 def test_the_step_goes_on_over_stages_and_never_back(
-    gaps_of_stages: list[list[int]], steps_before: int
+    gaps_of_stages: list[list[int]], before: list[int]
 ) -> None:
     """A GPU's steps are told with gaps."""
     logger = Kept()
+    steps_before = {f"before{i}": n for i, n in enumerate(before)}
     MetricLogger.__init__(logger, "tracker", steps_before=steps_before)
-    expected, total = [], steps_before
+    expected, total = [], sum(before)
     for i, gaps in enumerate(gaps_of_stages):
         logger.stage_started(f"stage{i}", 100, "")
         number = 0
@@ -97,6 +101,18 @@ def test_the_step_goes_on_over_stages_and_never_back(
         expected.append(total)
     assert [step for step, _ in logger.calls] == expected
     assert expected == sorted(expected)
+
+
+def test_a_stage_that_goes_on_keeps_its_numbers() -> None:
+    logger = Kept()
+    steps_before = {"pretrain": 33, "language_model": 20, "classifier": 7}
+    MetricLogger.__init__(logger, "tracker", steps_before=steps_before)
+    logger.stage_resumed("language_model", 100, "", 18)
+    logger.step(step_of("language_model", 19))
+    logger.step(step_of("language_model", 40))
+    logger.stage_started("classifier", 100, "")
+    logger.step(step_of("classifier", 1))
+    assert [step for step, _ in logger.calls] == [33 + 19, 33 + 40, 33 + 40 + 1]
 
 
 @pytest.mark.parametrize("error", [OSError, ConnectionError, KeyError, RuntimeError])

@@ -64,7 +64,7 @@ def test_a_disk_that_is_full_is_warned_of(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_steps_go_on_where_a_run_is_resumed(tmp_path: Path) -> None:
-    logger = TensorBoardLogger(tmp_path, steps_before=100)
+    logger = TensorBoardLogger(tmp_path, steps_before={"pretrain": 100})
     logger.stage_started("classifier", 10, "")
     logger.step(step_of("classifier", 3))
     logger.close()

@@ -112,7 +112,8 @@ def test_a_tracker_that_cannot_begin_is_one_line(tracker: FakeTracker) -> None:
 
 def test_a_resumed_run_goes_on(tracker: FakeTracker) -> None:
     options = {"run_id": "abcd"} if tracker.__name__ == "wandb" else {"resume": True}
-    logger = class_of(tracker.__name__)("films", steps_before=7, **options)
+    before = {"pretrain": 7}
+    logger = class_of(tracker.__name__)("films", steps_before=before, **options)
     logger.step(step_of("classifier", 2))
     assert tracker.runs[0].options["resume"] == "allow"
     assert tracker.runs[0].calls[0][0] == 9

@@ -83,18 +83,15 @@ def _run_id(place: Path) -> str:
     return file.read_text(encoding="utf-8").strip()
 
 
-def _steps_before(log: Path) -> int:
-    """Return the steps of the stages that a log says ended."""
-    if not log.exists():
-        return 0
-    n_steps, last = 0, 0
-    for line in log.read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
-        if event["event"] == "step":
-            last = event["step"]
-        elif event["event"] == "stage_ended":
-            n_steps, last = n_steps + last, 0
-    return n_steps
+def _steps_before(log: Path) -> dict[str, int]:
+    """Return the last step of every stage in a log, whose last line may be torn."""
+    steps: dict[str, int] = {}
+    if log.exists():
+        for line in log.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                event = json.loads(line)
+                steps[event["stage"]] = event.get("step", steps.get(event["stage"], 0))
+    return steps
 
 
 def _config_of(run: Run) -> dict[str, Any]:

@@ -24,16 +24,21 @@ class MetricLogger(Observer):
 
     Args:
         name: for the warning.
-        steps_before: steps of the stages that were done before this process began.
+        steps_before: steps of every stage that another process did before this one, in order.
         warn: takes the warning; None takes warnings.warn.
     """
 
     def __init__(
-        self, name: str, *, steps_before: int = 0, warn: Callable[[str], None] | None = None
+        self,
+        name: str,
+        *,
+        steps_before: Mapping[str, int] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         self._name = name
         self._warn = warn or _warn
-        self._first = self._last = steps_before
+        self._before = dict(steps_before or {})
+        self._first = self._last = sum(self._before.values())
         self._rate = TokenRate()
         self._has_failed = self._is_closed = False
 
@@ -46,7 +51,11 @@ class MetricLogger(Observer):
         """Tell the library that the run is over, and have it write what it holds."""
 
     def stage_started(self, stage: str, n_steps: int, description: str) -> None:
-        """Have the stage's steps follow those before."""
+        """Have the stage's steps follow those of the stages before."""
+        if stage in self._before:  # where it goes on, its steps have their own numbers
+            earlier = list(self._before).index(stage)
+            self._last = sum(list(self._before.values())[:earlier])
+        self._before.clear()
         self._first = self._last
         self._rate = TokenRate()
 

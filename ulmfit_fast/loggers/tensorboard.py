@@ -32,7 +32,7 @@ class TensorBoardLogger(MetricLogger):
         folder: str | Path,
         config: Mapping[str, Any] | None = None,
         *,
-        steps_before: int = 0,
+        steps_before: Mapping[str, int] | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__("tensorboard", steps_before=steps_before, warn=warn)

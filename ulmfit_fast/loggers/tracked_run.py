@@ -43,7 +43,7 @@ class TrackedRunLogger(MetricLogger):
         begin: Callable[[], Run],
         *,
         end: Callable[[], None] | None = None,
-        steps_before: int = 0,
+        steps_before: Mapping[str, int] | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__(name, steps_before=steps_before, warn=warn)

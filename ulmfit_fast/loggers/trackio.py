@@ -37,7 +37,7 @@ class TrackioLogger(TrackedRunLogger):
         *,
         project: str | None = None,
         resume: bool = False,
-        steps_before: int = 0,
+        steps_before: Mapping[str, int] | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         begin = partial(

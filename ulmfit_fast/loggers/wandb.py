@@ -40,7 +40,7 @@ class WandbLogger(TrackedRunLogger):
         project: str | None = None,
         run_id: str | None = None,
         folder: str | Path | None = None,
-        steps_before: int = 0,
+        steps_before: Mapping[str, int] | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         begin = partial(

@@ -83,7 +83,7 @@ class JsonlLog(Observer):
 
     def stage_resumed(self, stage: str, n_steps: int, description: str, step: int) -> None:
         """Write nothing: the stage's beginning is in the file, which was cut back to this step."""
-        self._rate = _Rate()
+        self._rate = TokenRate()
 
     def step(self, step: Step) -> None:
         """Write the step with the tokens a second since the event before."""
