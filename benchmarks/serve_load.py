@@ -61,22 +61,27 @@ class Server:
     """A running server, and what was read of its process.
 
     Attributes:
-        url: its address.
-        pid: its process.
+        process: its process.
+        url: its address, once it is ready.
         mib, files, threads: once a second.
         tally: what its clients saw.
     """
 
-    url: str
-    pid: int
+    process: subprocess.Popen[str]
+    url: str = ""
     mib: list[float] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
 
+    def wait(self) -> None:
+        """Wait until it says where it listens."""
+        assert self.process.stdout is not None
+        self.url = json.loads(self.process.stdout.readline())["url"]
+
     def read(self) -> None:
         """Read memory, open files and threads, where the system has /proc."""
-        place = Path(f"/proc/{self.pid}")
+        place = Path(f"/proc/{self.process.pid}")
         if not place.is_dir():
             return
         lines = (line.partition(":") for line in (place / "status").read_text().splitlines())
@@ -135,9 +140,7 @@ def serving(model: Path, options: list[str], device: str) -> Iterator[Server]:
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
         try:
-            assert process.stdout is not None
-            started = json.loads(process.stdout.readline())
-            yield Server(started["url"], process.pid)
+            yield Server(process)
             process.send_signal(signal.SIGTERM)
             status = process.wait(60)
         finally:
@@ -192,10 +195,12 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             name: stack.enter_context(serving(folder, extra, options.device))
             for name, extra in SERVERS.items()
         }
+        for server in servers.values():
+            server.wait()
         n_turns = max(1, round(options.seconds / len(SERVERS) / TURN_S))
         turn_s = options.seconds / len(SERVERS) / n_turns
         for server in servers.values():  # caches fill, memory settles
-            drive(server.url, pool, options.clients, min(2.0, turn_s), 0, lambda: None)
+            drive(server.url, pool, options.clients, min(2.0, turn_s / 4), 0, lambda: None)
         for turn in range(n_turns):
             for server in servers.values():
                 tally = drive(server.url, pool, options.clients, turn_s, turn + 1, server.read)
