@@ -18,6 +18,7 @@ from typing import Any
 import end_to_end_tables
 import machine as machine_record
 import plot
+import serve_tables
 import tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +38,7 @@ def newest_results(folder: Path) -> dict[Path, dict[str, Any]]:
 
 def for_readme(case: dict[str, Any]) -> bool:
     """Say whether the README shows a case."""
-    if case["op"] == "nn.LSTM" or case["impl"] == "torch_undropped":
+    if case["op"] in ("nn.LSTM", "serve") or case["impl"] == "torch_undropped":
         return False
     if not case["op"].startswith("lstm"):
         return True
@@ -80,7 +81,9 @@ def section(record: dict[str, Any], whole: bool) -> str:
         whole: every case, for docs; else those for the README.
     """
     cases = [case for case in record["cases"] if whole or for_readme(case)]
-    if "ratios" not in record:
+    if cases and cases[0]["op"] == "serve":
+        lines = serve_tables.of_load(record)
+    elif "ratios" not in record:
         lines = tables.of_cases(cases, whole)
     elif record["cases"] and record["cases"][0]["mode"] == "end to end":
         lines = end_to_end_tables.of_end_to_end(record, whole)

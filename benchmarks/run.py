@@ -29,6 +29,7 @@ SIDE_BY_SIDE = {
     "optimizer-side-by-side": "optimizer_side_by_side.py",
     "training-step-side-by-side": "training_step_side_by_side.py",
     "data-pipeline": "data_pipeline.py",
+    "serve-load": "serve_load.py",
 }
 
 

@@ -52,7 +52,7 @@ LIBRARIES = {
     "torch": set(LAYERS) - {"errors"},
     "numpy": {
         *("schedule", "text", "demo_corpus", "training", "interop", "interpret", "report"),
-        *("commands", "demo", "cli"),
+        *("serve", "commands", "demo", "cli"),
     },
     "safetensors": {"training", "interop", "commands"},
     "fastai": {
@@ -83,6 +83,7 @@ LIBRARIES = {
     "uvicorn": {"serve"},
     "starlette": {"serve"},
     "pydantic": {"serve"},
+    "pydantic_core": {"serve"},
     "tensorboard": {"loggers"},
     "wandb": {"loggers"},
     "trackio": {"loggers"},

@@ -201,3 +201,13 @@ def test_the_memory_of_chunks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert tokenizer.encode(["a b c d e f a b"])[0].tolist() == [2, 9, 10, 0, 0, 0, 0, 9, 10]
     assert len(tokenizer._ids_of) == 3
     assert cut_chunk.cache_info().maxsize is not None
+
+
+def test_long_chunks_are_cut_and_not_remembered() -> None:
+    tokenizer = WordTokenizer(train_tokenizer(TEXTS, max_vocab=200).vocab)
+    long = "good," * 40
+    before = cut_chunk.cache_info().currsize
+    (ids,) = tokenizer.encode([f"a film {long} {'x' * 5_000}"])
+    assert tokenizer.decode(ids).count("good ,") == 40
+    assert max(map(len, tokenizer._ids_of)) <= 100
+    assert cut_chunk.cache_info().currsize <= before + 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +43,19 @@ def complete_models(_: click.Context, __: click.Parameter, incomplete: str) -> l
                    for path in Path("runs").glob(f"*/{name}")})  # fmt: skip
     fitting = [run for run in runs if run.startswith(incomplete) and not set(run) & set(" '\"\\$")]
     return [CompletionItem(run) for run in fitting] or [CompletionItem("", type="dir")]
+
+
+def _check_installed(
+    ctx: click.Context, _: click.Parameter, trackers: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Refuse a tracker whose library is missing, before any work is done."""
+    for tracker in trackers:
+        spec = find_spec(tracker)
+        if spec is None or spec.origin is None:  # a folder of this name is no library
+            raise click.BadParameter(
+                f'{tracker} is not installed: pip install "ulmfit_fast[{tracker}]"'
+            )
+    return trackers
 
 
 debug_option = click.option(
@@ -127,6 +141,10 @@ run_options = _options(
     overwrite_option,
     click.option("--report/--no-report", default=True, show_default=True,
                  help="Write report.html at the end."),
+    click.option("--log-to", type=click.Choice(["tensorboard", "wandb", "trackio"]), multiple=True,
+                 callback=_check_installed,
+                 help="Also log the training there; may be repeated. TensorBoard's files stand in "
+                      "the run's folder."),
     click.option("--resume", type=click.Path(path_type=Path), metavar="RUN",
                  help="Go on with a run that was stopped, killed or failed, where it was; takes "
                       "everything else from it."),

@@ -62,6 +62,7 @@ class Run:
         seconds: wall time of training.
         peak_memory: bytes, as environment.peak_memory() counts them.
         has_report: whether report.html is written at the end.
+        log_to: trackers that are told of the training.
     """
 
     source: str
@@ -80,6 +81,7 @@ class Run:
     seconds: float = 0.0
     peak_memory: dict[str, int] = field(default_factory=dict)
     has_report: bool = False
+    log_to: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> dict[str, int]:

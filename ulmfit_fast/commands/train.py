@@ -16,6 +16,7 @@ from ulmfit_fast.commands.convert import ConvertOptions, read_source
 from ulmfit_fast.commands.data import TrainingData, header_remark, read_training_data
 from ulmfit_fast.commands.environment import peak_memory
 from ulmfit_fast.commands.held_out import split_stream, split_texts
+from ulmfit_fast.commands.loggers import make_loggers
 from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, summarize
 from ulmfit_fast.commands.run_folder import (
     CHECKPOINTS,
@@ -227,6 +228,7 @@ def _choose(
     cache = cache_folder(options.cache, is_wanted=not options.no_cache)
     run = Run(options.files.train, choices, stages, base=base.folder if base else None, data=data)
     run.cache, run.start, run.has_report = cache, options.start, options.report
+    run.log_to = options.log_to
     if data is not None:
         run.skipped, run.remarks = data.skipped, data.remarks
     if table is not None:
@@ -242,7 +244,12 @@ def _execute(run: Run, folder: RunFolder, options: TrainOptions, terminal: Termi
     """Say what will be done, do it, and say what came out."""
     run.command = options.command
     say_plan(run, folder.path, terminal)
-    with folder.fill() as place, observing(place / "metrics.jsonl", run) as observers:
+    with (
+        folder.fill() as place,
+        observing(
+            place / "metrics.jsonl", run, make_loggers(run, place, folder.path.name, terminal.warn)
+        ) as observers,
+    ):
         if not (place / RECORD).exists():
             write_record(place, "train" if run.data else "pretrain", options)
         _write_skipped(place / "skipped.csv", run.skipped)
@@ -314,10 +321,13 @@ def _classify(run: Run, data: TrainingData, trainer: ULMFiTTrainer) -> None:
 
 
 @contextmanager
-def observing(log: Path, run: Run | None = None) -> Iterator[list[Observer]]:
-    """Show progress on standard error and log it to a file until the block ends."""
+def observing(
+    log: Path, run: Run | None = None, loggers: Sequence[Observer] = ()
+) -> Iterator[list[Observer]]:
+    """Show progress on standard error, log it to a file and to loggers, until the block ends."""
     stages, device = (run.epochs, run.choices.device) if run is not None else (None, None)
-    observers: list[Observer] = [ConsoleProgress(stages=stages, device=device), JsonlLog(log)]
+    console = ConsoleProgress(stages=stages, device=device)
+    observers: list[Observer] = [console, JsonlLog(log), *loggers]
     try:
         yield observers
     finally:

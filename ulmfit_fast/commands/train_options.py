@@ -37,6 +37,7 @@ class TrainOptions:
         cache: folder for numericalized texts; None is the user's cache folder.
         no_cache: whether to keep none.
         report: whether to write report.html at the end.
+        log_to: trackers that are told of the training.
         command: that began the run; None: the one of now.
         resume: folder of a run that was stopped, to go on with.
         checkpoint_every_s: seconds between two checkpoints.
@@ -53,6 +54,7 @@ class TrainOptions:
     cache: Path | None = None
     no_cache: bool = False
     report: bool = True
+    log_to: tuple[str, ...] = ()
     command: str | None = None
     resume: Path | None = None
     checkpoint_every_s: float = DEFAULT_EVERY_S
@@ -133,6 +135,7 @@ def _options_of(values: dict[str, Any]) -> TrainOptions:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.pop("files").items()
     }
+    values["log_to"] = tuple(values.get("log_to", ()))
     for name in ("base", "cache"):
         values[name] = None if values[name] is None else Path(values[name])
     return TrainOptions(Files(**files), Settings(**values.pop("settings")), **values)

@@ -20,6 +20,8 @@ LONGEST_CHUNK = 1_000
 """Chunks are cut into pieces of so many characters first: the procedure is quadratic in a chunk."""
 REMEMBERED = 250_000
 """Distinct chunks whose tokens or ids are kept: about 60 MB each when full."""
+LONGEST_REMEMBERED = 100
+"""Longer chunks, as a stranger may send to a server without end, are cut anew each time."""
 # Longer than any suffix and what it looks back at; the rules leave no row of more than two dots.
 _TAIL = 24
 # A space between two chunks belongs to none; any other white space, or a further space, is a chunk.

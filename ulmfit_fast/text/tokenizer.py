@@ -26,7 +26,7 @@ from ..errors import InputError
 from .messages import Ids
 from .offsets import spans_of, trace_rules
 from .rules import BOS, BOS_ID, PAD, PAD_ID, RULES_VERSION, SPECIALS, UNK, UNK_ID, apply_rules
-from .segment import CHUNKS, REMEMBERED, chunks_of, cut_chunk
+from .segment import CHUNKS, LONGEST_REMEMBERED, REMEMBERED, chunks_of, cut_chunk
 from .vocab import FAKE, MOST_WORDS, Progress, check_texts, count_words, make_vocab
 
 FORMAT = "ulmfit_fast.tokenizer"
@@ -111,8 +111,10 @@ class _ChunkIds(dict[str, tuple[int, ...]]):
         self._id_of = {token: i for i, token in enumerate(vocab) if token != FAKE}
 
     def __missing__(self, chunk: str) -> tuple[int, ...]:
-        ids = tuple(self._id_of.get(token, UNK_ID) for token in cut_chunk(chunk))
-        if len(self) < REMEMBERED:
+        is_long = len(chunk) > LONGEST_REMEMBERED
+        cut = cut_chunk.__wrapped__ if is_long else cut_chunk
+        ids = tuple(self._id_of.get(token, UNK_ID) for token in cut(chunk))
+        if len(self) < REMEMBERED and not is_long:
             self[chunk] = ids
         return ids
 

@@ -27,7 +27,7 @@ MEMORY_INTERVAL_S = 0.5
 _PERCENT = frozenset({"accuracy", "error"})
 
 
-class _Rate:
+class TokenRate:
     """Tokens a second of the training steps alone: what happens between epochs does not count."""
 
     def __init__(self) -> None:
@@ -48,6 +48,7 @@ class _Rate:
         self._last = time.perf_counter()
 
     def mean(self) -> float:
+        """Return the tokens a second of all steps."""
         return self._n_tokens / self._seconds
 
 
@@ -79,16 +80,16 @@ class JsonlLog(Observer):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[str] | None = None
-        self._rate = _Rate()
+        self._rate = TokenRate()
 
     def stage_started(self, stage: str, n_steps: int, description: str) -> None:
         """Write n_steps and the description."""
-        self._rate = _Rate()
+        self._rate = TokenRate()
         self._write("stage_started", stage, {"n_steps": n_steps, "description": description})
 
     def stage_resumed(self, stage: str, n_steps: int, description: str, step: int) -> None:
         """Write nothing: the stage's beginning is in the file, which was cut back to this step."""
-        self._rate = _Rate()
+        self._rate = TokenRate()
 
     def step(self, step: Step) -> None:
         """Write the step with the tokens a second since the event before."""
@@ -163,7 +164,7 @@ class ConsoleProgress(Observer):
         self._device = device
         self._bar: LiveBar | None = None
         self._loss = _SmoothedLoss()
-        self._rate = _Rate()
+        self._rate = TokenRate()
         self._pace: Pace | None = None
         self._stage, self._n_steps, self._epoch = "", 0, 1
         self._epochs: list[dict[str, float]] = []
@@ -174,7 +175,7 @@ class ConsoleProgress(Observer):
     def stage_started(self, stage: str, n_steps: int, description: str) -> None:
         """Print the stage's line and begin its bar."""
         self.close()
-        self._loss, self._rate, self._n_steps = _SmoothedLoss(), _Rate(), n_steps
+        self._loss, self._rate, self._n_steps = _SmoothedLoss(), TokenRate(), n_steps
         self._stage, self._epoch, self._epochs = stage, 1, []
         title = stage
         if stage in self._stages:
