@@ -164,7 +164,7 @@ def test_what_follows_a_prompt_fits_to_it(prompt: str, tokens: list[str], rest: 
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     numbers = " ".join(map(str, range(3, 31)))  # counts of repetitions
     lines = [
-        f"The {noun} in the house wasn't {verb}, it was GREAT!!! (so said {noun}s) and/or 3 of 12 {numbers}"
+        f"The {noun} in the house wasn't {verb}, it was GREAT!!! (so said {noun}s) and/or {numbers}"
         for noun in ("dog", "cat", "horse", "cow", "bird", "mouse")
         for verb in ("good", "old", "near", "away", "loud", "happy")
     ]

@@ -1,5 +1,4 @@
-"""Tokens back to text, word by word: what the rules marked is undone, spaces are put where English
-has them.
+"""Tokens back to text, word by word: marks of the rules undone, spaces where English has them.
 
     xxmaj the film is n't xxup bad , it is xxrep 3 !  ->  The film isn't BAD, it is!!!
 
@@ -139,7 +138,7 @@ class WordDetokenizer(Detokenizer):
             self._mark = mark
             self._begins = before is None or self._has_ended
         self._has_ended = ends_sentence(atom, self._has_ended)
-        self._quotes.see(atom.tokens[-1], before and before.tokens[-1])
+        self._quotes.see(atom.tokens[-1], before.tokens[-1] if before else None)
         self._word.append(atom)
         self._before = atom
         return text

@@ -27,7 +27,7 @@ _ENDINGS = frozenset(
 # Second halves that are no words of their own, with the first half that they belong to.
 _HALVES = frozenset((("gon", "na"), ("got", "ta"), ("can", "not"), ("let", "s"), ("do", "nt")))
 # Words in s before which no apostrophe stands, unless it begins a quotation.
-_NO_PLURALS = frozenset("as does has his is its this thus us was yes".split())
+_NO_PLURALS = frozenset(("as", "does", "has", "his", "is", "its", "this", "us", "was", "yes"))
 
 
 @dataclass(frozen=True)
