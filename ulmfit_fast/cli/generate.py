@@ -46,9 +46,10 @@ def generate(**values: Any) -> None:
     """Write text with a language model, from PROMPT on or from the beginning of a text.
 
     MODEL is the folder of a run or its language_model folder. With - every line of standard input
-    is a prompt. The same seed, model and prompt give the same text. Example:
-    ulmfit-fast generate runs/reviews "This film" --temperature 0.8 --top-p 0.9
-    """  # fmt: skip
+    is a prompt. The same seed, model and prompt give the same text.
+
+    Example: ulmfit-fast generate runs/reviews "This film" --temperature 0.8 --top-p 0.9
+    """
     from ulmfit_fast.commands.generate import GenerateOptions, generate
 
     terminal = terminal_of(values)

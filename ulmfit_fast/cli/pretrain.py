@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import run_options
+from ulmfit_fast.cli.options import lr_option, run_options
 from ulmfit_fast.cli.values import files_of, settings_of, terminal_of
 
 
@@ -19,6 +19,7 @@ from ulmfit_fast.cli.values import files_of, settings_of, terminal_of
     help="Go on from this language model: a model folder, or a .pth, .tgz or address of fastai's.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the text.")
+@lr_option
 @run_options
 def pretrain(**values: Any) -> None:
     """Train a language model on FILE, text of any kind, from scratch or --from another one.
@@ -29,6 +30,6 @@ def pretrain(**values: Any) -> None:
     from ulmfit_fast.commands.train import TrainOptions, pretrain
 
     terminal = terminal_of(values)
-    values["lm_epochs"] = values.pop("epochs")
+    values["lm_epochs"], values["lm_lr"] = values.pop("epochs"), values.pop("lr")
     files, settings = files_of(values), settings_of(values)
     pretrain(TrainOptions(files=files, settings=settings, **values), terminal)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import label_column_option, run_options
+from ulmfit_fast.cli.options import label_column_option, lm_lr_option, lr_option, run_options
 from ulmfit_fast.cli.values import files_of, settings_of, terminal_of
 
 
@@ -32,6 +32,8 @@ from ulmfit_fast.cli.values import files_of, settings_of, terminal_of
 @click.option("--general-epochs", type=click.IntRange(min=1), help="On the general text.")
 @click.option("--lm-epochs", type=click.IntRange(min=1), help="Of the language model.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the classifier.")
+@lm_lr_option
+@lr_option
 @run_options
 def train(**values: Any) -> None:
     """Train a classifier from FILE, a table of texts and labels.
