@@ -13,7 +13,7 @@ from ulmfit_fast.cli.group import Verbs
 
 VERBS = (
     "demo", "train", "predict", "evaluate", "pretrain", "info", "doctor", "export", "convert",
-    "generate", "lr-find",
+    "generate", "lr-find", "bench",
 )  # fmt: skip
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,11 +22,12 @@ from ulmfit_fast.commands.choices import (
 from ulmfit_fast.commands.data import Files, read_training_data
 from ulmfit_fast.commands.terminal import Terminal, count, listing
 from ulmfit_fast.commands.train import check_base, check_size
+from ulmfit_fast.commands.waiting import showing_progress
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import Texts, read_table, stream_texts
 from ulmfit_fast.training.config import StageConfig, StageName
 from ulmfit_fast.training.range_tasks import Rates, find_rate_for
-from ulmfit_fast.training.range_test import Progress, RangeTest
+from ulmfit_fast.training.range_test import RangeTest
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
 StageChoice = Literal["pretrain", "language-model", "classifier"]
@@ -83,8 +82,9 @@ def lr_find(options: LrFindOptions, terminal: Terminal) -> None:
     cache = cache_folder(options.cache, is_wanted=not options.no_cache)
     trainer = _make_trainer(choices, base, cache)
     _say_plan(options, stage, choices, texts, terminal)
-    with _showing_progress(terminal) as progress:
-        wanted = labels if stage == "classifier" else None
+    wanted = labels if stage == "classifier" else None
+    with showing_progress(terminal) as bar:
+        progress = None if bar is None else partial(bar, "range test")
         found = find_rate_for(trainer, texts, wanted, options.rates, progress)
     command = _command(options, stage, found)
     _say_result(found, command, terminal)
@@ -206,17 +206,3 @@ def _command(options: LrFindOptions, stage: StageChoice, found: RangeTest) -> st
     for path in files.unlabelled if verb == "train" else ():
         words += ["--unlabelled", path]
     return shlex.join([*words, rate, f"{found.suggestions.valley:.2g}"])
-
-
-@contextmanager
-def _showing_progress(terminal: Terminal) -> Iterator[Progress | None]:
-    """Show a bar on standard error while a test runs, if that is a terminal."""
-    if terminal.as_json or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("  range test", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
