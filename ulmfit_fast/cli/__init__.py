@@ -15,7 +15,7 @@ from ulmfit_fast.cli.status import STATUSES
 
 VERBS = (
     "demo", "train", "predict", "inspect", "evaluate", "pretrain", "report", "info", "doctor",
-    "export", "convert", "serve", "completion",
+    "export", "convert", "serve", "generate", "lr-find", "bench", "completion",
 )  # fmt: skip
 #: How --help groups them. A verb may stand here before its file is written.
 SECTIONS = {

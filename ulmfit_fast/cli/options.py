@@ -114,6 +114,14 @@ class Duration(click.ParamType[float]):
         return 3600.0 * hours + 60.0 * minutes + seconds
 
 
+lr_option = click.option(
+    "--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
+    help="Largest learning rate. Default: the recipe's; lr-find suggests one.",
+)  # fmt: skip
+lm_lr_option = click.option(
+    "--lm-lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
+    help="The same of the language model.",
+)  # fmt: skip
 reading_options = _options(
     text_column_option, header_option, encoding_option, device_option, precision_option
 )

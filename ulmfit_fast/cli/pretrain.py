@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import complete_files, run_options
+from ulmfit_fast.cli.options import complete_files, lr_option, run_options
 from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal_of
 
 
@@ -20,6 +20,7 @@ from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal
     help="Go on from this language model: a model folder, or a .pth, .tgz or address of fastai's.",
 )
 @click.option("--epochs", metavar="N", type=click.IntRange(min=1), help="Passes over the text.")
+@lr_option
 @run_options
 @click.pass_context
 def pretrain(ctx: click.Context, /, **values: Any) -> None:
@@ -35,6 +36,6 @@ def pretrain(ctx: click.Context, /, **values: Any) -> None:
 
     check_resume(ctx, values)
     terminal = terminal_of(values)
-    values["lm_epochs"] = values.pop("epochs")
+    values["lm_epochs"], values["lm_lr"] = values.pop("epochs"), values.pop("lr")
     files, settings = files_of(values), settings_of(values)
     pretrain(TrainOptions(files=files, settings=settings, **values), terminal)

@@ -11,6 +11,8 @@ from ulmfit_fast.cli.options import (
     complete_files,
     complete_models,
     label_column_option,
+    lm_lr_option,
+    lr_option,
     run_options,
 )
 from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal_of
@@ -63,6 +65,8 @@ from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal
     type=click.IntRange(min=1),
     help="Passes of the classifier over your labels.",
 )
+@lm_lr_option
+@lr_option
 @run_options
 @click.pass_context
 def train(ctx: click.Context, /, **values: Any) -> None:

@@ -53,6 +53,6 @@ def settings_of(values: dict[str, Any]) -> Settings:
 
     names = (
         "preset", "size", "tokenizer", "device", "seed", "batch_size", "general_epochs",
-        "lm_epochs", "epochs", "precision", "cuda_graphs",
+        "lm_epochs", "epochs", "lm_lr", "lr", "precision", "cuda_graphs",
     )  # fmt: skip
     return Settings(**{name: values.pop(name) for name in names if name in values})

@@ -45,6 +45,8 @@ class Settings:
         lm_epochs: epochs of the language model on the target texts.
         epochs: epochs of the classifier.
         batch_size: rows of a batch in every stage.
+        lm_lr: largest learning rate of the language model on the target texts.
+        lr: largest learning rate of the classifier.
         precision: "auto", "bf16" or "fp32".
         cuda_graphs: whether language models train by replaying CUDA graphs.
     """
@@ -58,6 +60,8 @@ class Settings:
     lm_epochs: int | None = None
     epochs: int | None = None
     batch_size: int | None = None
+    lm_lr: float | None = None
+    lr: float | None = None
     precision: PrecisionName | None = None
     cuda_graphs: bool = False
 
@@ -152,6 +156,9 @@ def choose(
         config = with_stage_length(
             config, "classifier", settings.epochs, settings.batch_size, n_rows
         )
+    for trained, lr in ((lm, settings.lm_lr), ("classifier" if n_rows else lm, settings.lr)):
+        if lr is not None:
+            config = config.with_stage(trained, lr=lr)
     device, precision = _device(settings)
     config = replace(config, precision=settings.precision or "auto")
     why_device = "--device" if settings.device else ("found" if device != "cpu" else _why_cpu())

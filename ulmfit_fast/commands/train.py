@@ -65,7 +65,7 @@ def train(options: TrainOptions, terminal: Terminal) -> None:
         )
     check_settings(options.settings)
     if options.base:
-        _check_size(options.settings, "--base", options.base)
+        check_size(options.settings, "--base", options.base)
     base = check_base(options.base) if options.base else None
     data = read_training_data(options.files, options.settings.seed)
     stages = _language_model_stages(data, base, options.settings.seed)
@@ -96,7 +96,7 @@ def pretrain(options: TrainOptions, terminal: Terminal) -> None:
     if not options.files.train and options.settings.lm_epochs:
         raise InputError("--epochs needs a FILE to train on; leave it out to take the model as is")
     folder = _run_folder(options, "pretrain")
-    _check_size(options.settings, "--from", options.start)
+    check_size(options.settings, "--from", options.start)
     with model_folder_of(options.start, terminal) as start:
         base = check_base(start, "--from", options.start)
         if not options.files.train:
@@ -117,7 +117,7 @@ def _take(start: str, model: Path, folder: RunFolder, terminal: Terminal) -> Non
     terminal.result({**facts, "stages": []})
 
 
-def _check_size(settings: Settings, option: str, model: object) -> None:
+def check_size(settings: Settings, option: str, model: object) -> None:
     """Refuse a size or a tokenizer beside a model, which has its own."""
     if settings.size or settings.tokenizer:
         given = "--size" if settings.size else "--tokenizer"

@@ -1,17 +1,19 @@
-"""A classifier whose LSTM weights stay rounded between predictions."""
+"""A model whose LSTM weights stay rounded between calls."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ulmfit_fast.model import TextClassifier
+from ulmfit_fast.model import LanguageModel, TextClassifier
 from ulmfit_fast.modules import WeightDroppedLSTM
+
+_Model = TypeVar("_Model", LanguageModel, TextClassifier)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +83,12 @@ class InferenceCopy:
         self._copy, self._source, self._seen = None, None, []
 
 
-def lstms_of(model: TextClassifier) -> list[WeightDroppedLSTM]:
+def lstms_of(model: LanguageModel | TextClassifier) -> list[WeightDroppedLSTM]:
     """Return the layers of the encoder."""
     return [layer for layer in model.encoder.rnns if isinstance(layer, WeightDroppedLSTM)]
 
 
-def rounded_copy(model: TextClassifier, dtype: torch.dtype) -> TextClassifier:
+def rounded_copy(model: _Model, dtype: torch.dtype) -> _Model:
     """Return a copy of a model, in eval(), with its LSTM's weights rounded and all else shared.
 
     The kernels round the sum of the two biases: b_ih of the copy is that sum, b_hh is 0.
