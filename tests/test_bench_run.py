@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_bench import small_kinds
 
+from ulmfit_fast.bench import clock as clock_module
 from ulmfit_fast.bench import machine
 from ulmfit_fast.bench import run as run_module
 from ulmfit_fast.bench.kinds import OURS, Check, Kind, Size
@@ -30,7 +30,8 @@ def found() -> Bench:
     """A run over all kinds, in both dtypes, whatever the processor has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "why_no_bf16", lambda device: None)
-        return run_bench(CPU, seconds=1.0, kinds=small_kinds())
+        # Enough on any machine: small kinds end after their sixty rounds.
+        return run_bench(CPU, seconds=60.0, kinds=small_kinds())
 
 
 def test_every_kind_is_measured_in_every_dtype(found: Bench) -> None:
@@ -67,7 +68,7 @@ def test_float32_is_whole_while_it_is_measured() -> None:
 
 def test_bfloat16_is_left_out_where_the_hardware_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "why_no_bf16", lambda device: "too old")
-    result = run_bench(CPU, seconds=0.2, kinds=small_kinds(["lstm"]))
+    result = run_bench(CPU, seconds=20.0, kinds=small_kinds(["lstm"]))
     assert [m.dtype for m in result.measured] == ["float32"]
     assert result.left_out == [
         "LSTM layer with weight drop, forward and backward, bfloat16: too old"
@@ -77,13 +78,36 @@ def test_bfloat16_is_left_out_where_the_hardware_has_none(monkeypatch: pytest.Mo
 # --- sizes
 
 
-def sleeping_kind(seconds_of: dict[int, float], n_bytes: float = 0.0) -> tuple[Kind, list[int]]:
-    """Return a kind whose call at T sleeps, and the list of the sizes that were built."""
+class Clock:
+    """Time that passes only where a call says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (clock_module, run_module):
+        monkeypatch.setattr(module, "time", made)
+    return made
+
+
+def sleeping_kind(
+    clock: Clock, seconds_of: dict[int, float], n_bytes: float = 0.0
+) -> tuple[Kind, list[int]]:
+    """Return a kind whose call at T takes its time, and the list of the sizes that were built."""
     built: list[int] = []
 
     def build(size: Size, dtype: torch.dtype, device: torch.device) -> dict:
         built.append(size.T)
-        return {OURS: lambda: time.sleep(seconds_of[size.T])}
+        return {OURS: lambda: clock.pass_s(seconds_of[size.T])}
 
     kind = Kind(
         "sleep", "Sleep", 1.0, [Size(T=t) for t in sorted(seconds_of, reverse=True)],
@@ -97,20 +121,20 @@ SPEEDS = {1: 0.001, 4: 0.004, 16: 0.016, 64: 0.064, 1024: 60.0}
 
 
 @pytest.mark.parametrize(("budget", "chosen"), [(0.004, 1), (0.03, 4), (0.12, 16), (0.6, 64)])
-def test_the_largest_size_that_fits_is_taken(budget: float, chosen: int) -> None:
-    kind, built = sleeping_kind(SPEEDS)
+def test_the_largest_size_that_fits_is_taken(clock: Clock, budget: float, chosen: int) -> None:
+    kind, built = sleeping_kind(clock, SPEEDS)
     found = choose_size(kind, torch.float32, CPU, budget)
     assert not isinstance(found, str)
     assert found[0] == Size(T=chosen)
     assert 1024 not in built  # nobody waited for what cannot fit
 
 
-def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind, _ = sleeping_kind({1: 0.05})
+def test_what_does_not_fit_is_said(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, _ = sleeping_kind(clock, {1: 0.05})
     assert choose_size(kind, torch.float32, CPU, 0.01) == (
         "it does not fit into the time: give more --seconds"
     )
-    kind, built = sleeping_kind(SPEEDS, n_bytes=1e9)
+    kind, built = sleeping_kind(clock, SPEEDS, n_bytes=1e9)
     monkeypatch.setattr(machine, "free_bytes", lambda device: 10_000_000_000)
     found = choose_size(kind, torch.float32, CPU, 100.0)
     assert not isinstance(found, str)
@@ -161,7 +185,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bench_writes_a_table_with_bars_that_fits_a_terminal() -> None:
-    result = succeed("bench", "--seconds", "1")
+    result = succeed("bench", "--seconds", "60")
     assert result.stderr == ""
     for expected in (
         "Clipped AdamW step over an AWD-LSTM", "H 24, V 120", "clip, AdamW(fused)",
