@@ -1,0 +1,65 @@
+"""The reference of the command line, as Markdown, from the commands themselves."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from ulmfit_fast.cli import main
+
+
+def all_verbs() -> str:
+    """Return the description of every verb, in the order of --help."""
+    context = click.Context(main, info_name="ulmfit-fast")
+    verbs = main.list_commands(context)
+    return "\n\n".join(one_verb(verb, context) for verb in verbs) + "\n"
+
+
+def one_verb(verb: str, parent: click.Context) -> str:
+    """Return heading, usage, description, example and options of a verb."""
+    command = main.get_command(parent, verb)
+    if command is None:
+        raise ValueError(f"no verb {verb}")
+    context = click.Context(command, info_name=verb, parent=parent)
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    text, example = split_example(command.help or "")
+    lines = [f"## {verb}", "", *paragraphs(text), "", "```", usage, "```", ""]
+    if example:
+        lines += ["Example:", "", "```", example, "```", ""]
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None:
+            lines += [f"`{record[0]}`", f":   {escaped(record[1])}", ""]
+    return "\n".join(lines)
+
+
+def split_example(text: str) -> tuple[str, str]:
+    """Return a help text without its last line `Example: ...`, and the example."""
+    found = re.search(r"\s*Example:\s+(ulmfit-fast\s.*)\Z", text, re.DOTALL)
+    if found is None:
+        return text, ""
+    return text[: found.start()], " ".join(found[1].split())
+
+
+def paragraphs(text: str) -> list[str]:
+    """Return a help text's paragraphs, without click's mark for lines to keep."""
+    blocks = re.split(r"\n\s*\n", text.strip())
+    return [line for block in blocks for line in (as_block(block), "")]
+
+
+def as_block(block: str) -> str:
+    """Return a paragraph; one that click keeps as it is (\\b) becomes code."""
+    kept, _, rest = block.strip().partition("\n")
+    if kept.strip() == "\b":
+        return "\n".join(f"    {line}" for line in rest.splitlines())
+    return escaped(" ".join(block.split()))
+
+
+def escaped(text: str) -> str:
+    """Return a text in which nothing but `code` is Markdown or HTML."""
+    pieces = re.split(r"(`[^`]*`)", text)
+    return "".join(
+        piece if piece.startswith("`") else re.sub(r"([\\*_\[\]<>|#])", r"\\\1", piece)
+        for piece in pieces
+    )
