@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """Training that cannot go on, such as a loss that is not finite: one line, as above."""
+    """Training that cannot go on, such as a loss that is not finite: one line, as of InputError."""
 
 
 class TrainingStopped(KeyboardInterrupt):

@@ -29,7 +29,7 @@ def one_verb(verb: str, parent: click.Context) -> str:
         lines += ["Example:", "", "```", example, "```", ""]
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record is not None:
+        if record is not None and record[1]:
             lines += [f"`{record[0]}`", f":   {escaped(record[1])}", ""]
     return "\n".join(lines)
 
@@ -49,7 +49,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def as_block(block: str) -> str:
-    """Return a paragraph; one that click keeps as it is (\\b) becomes code."""
+    """Return a paragraph; one whose lines click keeps becomes code."""
     kept, _, rest = block.strip().partition("\n")
     if kept.strip() == "\b":
         return "\n".join(f"    {line}" for line in rest.splitlines())

@@ -36,6 +36,7 @@ FIRST = ("training", "text", "model", "encoder", "modules", "functional", "optim
 
 def parts() -> dict[str, list[str]]:
     """Return the public modules of each part of the package, the part itself first."""
+    homes = set(package_names().values())
     found: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         names = path.relative_to(PACKAGE).with_suffix("").parts
@@ -45,14 +46,27 @@ def parts() -> dict[str, list[str]]:
             found.setdefault(names[0], []).append(".".join(("ulmfit_fast", *names)))
     ranks = {part: rank for rank, part in enumerate(FIRST)}
     order = sorted(found, key=lambda part: (part in INSIDE, ranks.get(part, len(FIRST)), part))
-    return {part: sorted(found[part]) for part in order}
+    # Within a part first what the package itself offers.
+    return {part: sorted(found[part], key=lambda m: (m not in homes, m)) for part in order}
+
+
+def package_names() -> dict[str, str]:
+    """Return the modules that the names of the package itself come from."""
+    import ulmfit_fast  # which loads nothing but itself
+
+    return {**ulmfit_fast._HOME, **ulmfit_fast._HOME_WITH_EXTRA}
 
 
 def tree_of(module: str) -> ast.Module:
     """Return the syntax tree of a module or package."""
+    return ast.parse(source_of(module))
+
+
+def source_of(module: str) -> str:
+    """Return the source of a module or package."""
     path = ROOT.joinpath(*module.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(file.read_text(encoding="utf-8"))
+    return file.read_text(encoding="utf-8")
 
 
 def summary(node: Any) -> str:
@@ -73,13 +87,15 @@ def home_of(module: str, name: str) -> str | None:
 
 
 def public_names(module: str) -> Iterator[tuple[str, str]]:
-    """Yield (name, full name) of the classes and functions in a package's __all__."""
-    if module == "ulmfit_fast":
-        import ulmfit_fast  # which loads nothing but itself
+    """Yield (name, full name) of the classes and functions that a package offers.
 
-        homes = {**ulmfit_fast._HOME, **ulmfit_fast._HOME_WITH_EXTRA}
-        for name, place in homes.items():
+    They stand in its __all__, or else among the names of ulmfit_fast.
+    """
+    for name, place in package_names().items():
+        is_here = place.startswith(f"{module}.") and "__all__" not in source_of(module)
+        if module == "ulmfit_fast" or is_here:
             yield name, home_of(place, name) or f"{place}.{name}"
+    if module == "ulmfit_fast":
         return
     for node in tree_of(module).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
@@ -93,7 +109,7 @@ def names_table(module: str) -> str:
     """Return a table of a package's public names, or nothing where it has none."""
     rows = [(name, home, described(home)) for name, home in public_names(module)]
     lines = [f"| [`{name}`][{home}] | {text} |" for name, home, text in rows]
-    return "\n".join(["| name | |", "|---|---|", *lines, ""]) if lines else ""
+    return "\n".join(["| name | what it is |", "|---|---|", *lines, ""]) if lines else ""
 
 
 def described(full_name: str) -> str:
@@ -123,7 +139,8 @@ def api_page(part: str, modules: list[str]) -> str:
 
 def api_table() -> str:
     """Return the table of all parts, for api/index.md."""
-    rows = {False: ["| part | |", "|---|---|"], True: ["| part | |", "|---|---|"]}
+    head = ["| part | what it is |", "|---|---|"]
+    rows = {False: list(head), True: list(head)}
     for part in parts():
         text = cell(summary(tree_of(f"ulmfit_fast.{part}")))
         rows[part in INSIDE].append(f"| [`{part}`]({part}.md) | {text} |")
@@ -139,7 +156,11 @@ def api_table() -> str:
 
 def on_config(config: Any) -> Any:
     """Put the pages of the API in the navigation."""
-    pages = ["api/index.md", *({f"ulmfit_fast.{part}": f"api/{part}.md"} for part in parts())]
+    pages: list[Any] = ["api/index.md"]
+    inside: list[Any] = []
+    for part in parts():
+        (inside if part in INSIDE else pages).append({f"ulmfit_fast.{part}": f"api/{part}.md"})
+    pages.append({"Inside": inside})
     for entry in config.nav:
         if "API" in entry:
             entry["API"] = pages
@@ -164,5 +185,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri == "api/index.md":
         return markdown.replace("<!-- parts -->", api_table())
     for name, source in TAKEN.items():
-        markdown = re.sub(rf"\]\((?:\.\./)+{re.escape(source)}(#[^)]*)?\)", rf"]({name}\1)", markdown)
+        markdown = re.sub(
+            rf"\]\((?:\.\./)+{re.escape(source)}(#[^)]*)?\)", rf"]({name}\1)", markdown
+        )
     return markdown
