@@ -103,7 +103,7 @@ def test_parameters_of_what_users_call_are_described(name_and_value: tuple[str, 
 
 
 def check_parameters(name: str, function: Any, about: str) -> None:
-    """Assert that a function of several parameters has a line of Args for each.
+    """Assert that the docstring of a function of several parameters names each
 
     Of a method, and of the class around it, a line of the class's docstring is as good: Shape: of a
     module, Attributes: of a dataclass.
@@ -112,6 +112,6 @@ def check_parameters(name: str, function: Any, about: str) -> None:
     if len(given) < 2:
         return
     is_method = "." in function.__qualname__
-    said = about if is_method else about.partition("Args:")[2]
+    said = about if is_method else about.partition("Args:")[2] or about
     missing = [p for p in given if not re.search(rf"(?<![\w.]){p}(?!\w)", said)]
     assert not missing, f"{name}: its docstring does not say what {missing} are"

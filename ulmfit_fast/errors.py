@@ -23,7 +23,8 @@ class TrainingStopped(KeyboardInterrupt):
 
     Like KeyboardInterrupt it passes `except Exception`.
 
-    Attributes:
+    Args:
+        message: one line, as of InputError, and how to go on.
         signal: number of the signal; None for a time limit.
     """
 

@@ -23,7 +23,7 @@ def one_verb(verb: str, parent: click.Context) -> str:
         raise ValueError(f"no verb {verb}")
     context = click.Context(command, info_name=verb, parent=parent)
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    text, example = split_example(command.help or "")
+    text, example = split_example(f"{command.help or ''}\n\n{command.epilog or ''}")
     lines = [f"## {verb}", "", *paragraphs(text), "", "```", usage, "```", ""]
     if example:
         lines += ["Example:", "", "```", example, "```", ""]
@@ -36,7 +36,7 @@ def one_verb(verb: str, parent: click.Context) -> str:
 
 def split_example(text: str) -> tuple[str, str]:
     """Return a help text without its last line `Example: ...`, and the example."""
-    found = re.search(r"\s*Example:\s+(ulmfit-fast\s.*)\Z", text, re.DOTALL)
+    found = re.search(r"\s*(?:[\b]\s*)?Example:\s+(ulmfit-fast\s.*)\Z", text, re.DOTALL)
     if found is None:
         return text, ""
     return text[: found.start()], " ".join(found[1].split())
