@@ -49,7 +49,7 @@ LIBRARY_OF = {
     "ulmfit_fast.interop.sklearn": "sklearn",
 }
 #: Pages whose blocks run one after the other, as a reader would type them.
-RUN = ("index", "python", "tuning", "pytorch", "fastai")
+RUN = ("index", "python", "tuning", "resume", "pytorch", "fastai")
 
 
 def all_blocks(language: str) -> list[Block]:
@@ -256,7 +256,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def surroundings(page: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Make what a page's reader has: files in this folder, and names."""
-    if page in ("index", "python"):
+    if page in ("index", "python", "resume"):
         write_rows(Path("reviews.csv"), 40, extra=[("a text without label", "")])
         return {}
     if page == "fastai":
