@@ -36,7 +36,6 @@ FIRST = ("training", "text", "model", "encoder", "modules", "functional", "optim
 
 def parts() -> dict[str, list[str]]:
     """Return the public modules of each part of the package, the part itself first."""
-    homes = set(package_names().values())
     found: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         names = path.relative_to(PACKAGE).with_suffix("").parts
@@ -46,8 +45,15 @@ def parts() -> dict[str, list[str]]:
             found.setdefault(names[0], []).append(".".join(("ulmfit_fast", *names)))
     ranks = {part: rank for rank, part in enumerate(FIRST)}
     order = sorted(found, key=lambda part: (part in INSIDE, ranks.get(part, len(FIRST)), part))
-    # Within a part first what the package itself offers.
-    return {part: sorted(found[part], key=lambda m: (m not in homes, m)) for part in order}
+    return {part: offered_first(part, found[part]) for part in order}
+
+
+def offered_first(part: str, modules: list[str]) -> list[str]:
+    """Return a part's modules, those first that define what ulmfit_fast or the part offers."""
+    package = f"ulmfit_fast.{part}"
+    homes = {home.rpartition(".")[0] for _, home in public_names(package)}
+    homes |= {package, *package_names().values()}
+    return sorted(modules, key=lambda module: (module not in homes, module))
 
 
 def package_names() -> dict[str, str]:
@@ -189,3 +195,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             rf"\]\((?:\.\./)+{re.escape(source)}(#[^)]*)?\)", rf"]({name}\1)", markdown
         )
     return markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Mark short code, which site.css keeps in one line."""
+    return re.sub(r"<code>(?=[^<]{1,24}</code>)", '<code class="short">', html)
