@@ -31,6 +31,7 @@ from markdown_pages import (
 )
 
 from ulmfit_fast import TrainConfig, cli
+from ulmfit_fast.cli import status
 from ulmfit_fast.encoder import Dropouts
 from ulmfit_fast.training import config as config_module
 from ulmfit_fast.training import defaults, sizes
@@ -152,6 +153,15 @@ def test_verbs_and_options_in_the_prose_exist(page: Path) -> None:
             if span.startswith(("make ", "pytest ", "python ")):
                 continue
             assert option in allowed, f"{name_of(page)}: `{span}`: there is no {option}"
+
+
+def test_every_exit_status_is_explained() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    table = re.search(r"\| exit status \|.*?\n\n", page, re.DOTALL)
+    assert table is not None
+    cells = [line.split("|")[1] for line in table[0].splitlines() if line]
+    said = {int(number) for cell in cells for number in re.findall(r"\d+", cell)}
+    assert said == {int(number) for number in re.findall(r"\b\d+\b", status.STATUSES)}
 
 
 def test_a_wrong_command_is_found() -> None:

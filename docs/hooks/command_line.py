@@ -6,21 +6,40 @@ import re
 
 import click
 
-from ulmfit_fast.cli import main
+from ulmfit_fast.cli import SECTIONS, main
 
 
 def all_verbs() -> str:
-    """Return the description of every verb, in the order of --help."""
+    """Return a table of the verbs, by the titles of --help, then the description of each."""
     context = click.Context(main, info_name="ulmfit-fast")
-    verbs = main.list_commands(context)
-    return "\n\n".join(one_verb(verb, context) for verb in verbs) + "\n"
+    there = main.list_commands(context)
+    titled = {title: [v for v in verbs if v in there] for title, verbs in SECTIONS.items()}
+    more = [verb for verb in there if not any(verb in verbs for verbs in SECTIONS.values())]
+    lines = ["| | verb | |", "|---|---|---|"]
+    for title, verbs in {**titled, "More": more}.items():
+        for place, verb in enumerate(verbs):
+            text = command_of(verb, context).get_short_help_str(limit=200)
+            cells = ("" if place else title, f"[`{verb}`](#{verb})", escaped(text))
+            lines.append(f"| {' | '.join(cells)} |")
+    order = [verb for verbs in [*titled.values(), more] for verb in verbs]
+    return "\n\n".join(["\n".join(lines), *(one_verb(verb, context) for verb in order)]) + "\n"
+
+
+def command_of(verb: str, context: click.Context) -> click.Command:
+    """Return the command of a verb.
+
+    Raises:
+        ValueError: there is no such verb.
+    """
+    command = main.get_command(context, verb)
+    if command is None:
+        raise ValueError(f"no verb {verb}")
+    return command
 
 
 def one_verb(verb: str, parent: click.Context) -> str:
     """Return heading, usage, description, example and options of a verb."""
-    command = main.get_command(parent, verb)
-    if command is None:
-        raise ValueError(f"no verb {verb}")
+    command = command_of(verb, parent)
     context = click.Context(command, info_name=verb, parent=parent)
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     text, example = split_example(f"{command.help or ''}\n\n{command.epilog or ''}")
