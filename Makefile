@@ -67,10 +67,10 @@ lint: $(BUILT)
 	else echo "left out: compilation of the CUDA sources (no nvcc)"; fi
 	$(BIN)/python benchmarks/report.py --check
 
-# The versions of requirements/peers.txt; nothing needs to be built.
+# The versions of requirements/peers.txt; nothing is built. --quiet would hide warnings from --strict.
 docs: $(INSTALLED)
 	@$(PIP) -c requirements/peers.txt mkdocs mkdocs-material mkdocstrings mkdocstrings-python
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "build/site/index.html"
 
 bench: $(BUILT)
