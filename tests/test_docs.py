@@ -41,7 +41,10 @@ MADE = {"changelog.md", "contributing.md", "examples.md"}
 #: Parts of the API have pages that the site makes.
 MADE_FOLDER = ROOT / "docs" / "api"
 #: Options of other programs that pages name.
-FOREIGN_OPTIONS = {"--no-build-isolation", "--no-deps", "--numprocesses"}
+FOREIGN_OPTIONS = {
+    *("--no-build-isolation", "--no-deps", "--numprocesses"),
+    *("--quiet", "--strict"),
+}
 #: Libraries of extras: a block that needs one is not run where it is not installed.
 EXTRAS = {"fastai", "sklearn", "huggingface_hub", "pandas"}
 LIBRARY_OF = {
