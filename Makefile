@@ -2,6 +2,7 @@
 #   make demo    train, evaluate and use a small classifier on this machine's own documentation
 #   make test    the CPU suite; peers of requirements/peers.txt take part where installed
 #   make lint    ruff, mypy, clang-format, CUDA sources through nvcc where there is one
+#   make docs    the documentation site to build/site; every warning is an error
 #   make bench   benchmarks of this machine to benchmarks/results, and the README's table
 #   make cuda-host  the CUDA kernels on this machine's CPU, every size (half an hour)
 #   make sanitize  the CPU kernels under the address, undefined behaviour and thread sanitizers
@@ -26,7 +27,7 @@ BENCHMARK_FLAGS := $(if $(QUICK),--quick)
 # The toolkit that nvcc itself names: the nvcc in PATH may be a script that calls another.
 TOOLKIT = $(or $(CUDA_HOME),$(shell nvcc --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^\#\$$ TOP=//p'))
 
-.PHONY: demo test lint bench cuda-host sanitize sanitize-memory sanitize-threads gpu clean
+.PHONY: demo test lint bench cuda-host sanitize sanitize-memory sanitize-threads gpu docs clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): requirements/dev.txt
@@ -65,6 +66,12 @@ lint: $(BUILT)
 	    done; \
 	else echo "left out: compilation of the CUDA sources (no nvcc)"; fi
 	$(BIN)/python benchmarks/report.py --check
+
+# The versions of requirements/peers.txt; nothing is built. --quiet would hide warnings from --strict.
+docs: $(INSTALLED)
+	@$(PIP) -c requirements/peers.txt mkdocs mkdocs-material mkdocstrings mkdocstrings-python
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "build/site/index.html"
 
 bench: $(BUILT)
 	$(BIN)/python benchmarks/run.py $(BENCHMARK_FLAGS)

@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """Training that cannot go on, such as a loss that is not finite: one line, as above."""
+    """Training that cannot go on, such as a loss that is not finite: one line, as of InputError."""
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -23,7 +23,8 @@ class TrainingStopped(KeyboardInterrupt):
 
     Like KeyboardInterrupt it passes `except Exception`.
 
-    Attributes:
+    Args:
+        message: one line, as of InputError, and how to go on.
         signal: number of the signal; None for a time limit.
     """
 

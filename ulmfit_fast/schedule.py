@@ -72,7 +72,7 @@ def cosine(start: float, end: float, position: float) -> float:
 def discriminative_rates(lr: float, n_groups: int, decay: float = 2.6) -> list[float]:
     """Return a learning rate for each layer group, lowest layer first.
 
-    lr[l - 1] = lr[l] / decay; the last group has lr itself.
+    lr[l - 1] = lr[l] / decay; the last of the n_groups has lr itself.
 
     Source: Howard, Ruder 2018, arXiv:1801.06146, section 3.2.
     """

@@ -151,7 +151,7 @@ def path_of_run(path: Path) -> Path:
 
 
 def default_out(source: str) -> Path:
-    """Return runs/<name of the file without its endings>."""
+    """Return `runs/<name of the file without its endings>`."""
     name = Path(source.removeprefix("hf:")).name.partition(".")[0]
     return Path("runs") / (name or "run")
 

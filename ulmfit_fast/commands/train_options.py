@@ -32,7 +32,7 @@ class TrainOptions:
         settings: what the user decided.
         base: folder of a language model to start from.
         start: of `pretrain`: the same, or a file or address of fastai's.
-        out: folder of the run; None is runs/<name of the file>.
+        out: folder of the run; None is `runs/<name of the file>`.
         overwrite: whether to replace a finished run.
         cache: folder for numericalized texts; None is the user's cache folder.
         no_cache: whether to keep none.

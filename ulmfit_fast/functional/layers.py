@@ -157,6 +157,12 @@ def check_ids(ids: Tensor, n_rows: int, name: str = "ids", ignore: int | None = 
     """Raise ValueError naming the first id that a table of n_rows has no row for, and its place.
 
     Only on a CPU, and not in a trace: elsewhere looking would wait.
+
+    Args:
+        ids: int64, any shape.
+        n_rows: rows of the table.
+        name: of the argument, for the message.
+        ignore: an id that needs no row; None for none.
     """
     if ids.dtype != torch.int64:
         raise ValueError(f"{name}: expected int64, found {ids.dtype}; call {name}.long()")

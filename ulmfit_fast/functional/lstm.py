@@ -82,7 +82,8 @@ def check_lstm(
 ) -> None:
     """Raise ValueError naming the first argument of lstm that does not fit x and w_hh.
 
-    n_states: rows of the state, where they are not those of x.
+    x, state, weights, drop_p, seed and lengths are those of lstm; n_states: rows of the state,
+    where they are not those of x.
     """
     check_drop_p(drop_p)
     if x.dim() != 3 or x.shape[0] == 0 or x.shape[1] == 0:

@@ -48,7 +48,13 @@ def check_drop_p(drop_p: float) -> None:
 
 
 def check_seed(seed: object, beside: str, device: torch.device) -> None:
-    """Raise ValueError unless seed is an int64 tensor with one element on a device."""
+    """Raise ValueError unless seed is an int64 tensor with one element on a device.
+
+    Args:
+        seed: what was given.
+        beside: name of the argument on the device, for the message.
+        device: the one it must be on.
+    """
     if not isinstance(seed, Tensor):
         draw = "functional.draw_seeds(1, device)"
         maker = f"torch.tensor({seed})" if isinstance(seed, int) else draw

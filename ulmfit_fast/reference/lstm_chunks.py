@@ -59,7 +59,12 @@ def lstm_chunks_forward(
 
 
 def by_chunks(forward: Callable[..., tuple[Tensor, ...]], *arguments: Any) -> tuple[Tensor, ...]:
-    """Compute lstm_chunks_forward of its arguments by a call of any lstm_forward for each chunk."""
+    """Compute lstm_chunks_forward by a call of an lstm_forward for each chunk.
+
+    Args:
+        forward: any lstm_forward.
+        arguments: those of lstm_chunks_forward.
+    """
     x, w_ih, w_hh, bias, h0, c0, rows, seed, drop_p, save = arguments
     h, c = h0.clone(), c0.to(accumulation_dtype(x.dtype), copy=True)
     parts: list[tuple[Tensor, ...]] = []

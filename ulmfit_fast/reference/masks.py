@@ -1,8 +1,8 @@
 """Random masks that are functions of a seed.
 
 Element i of a tensor (row-major, whatever the strides) reads word i % 4 of Philox4x32-10 with
-counter (j lo32, j hi32, 0, 0), j = i // 4, and key (seed lo32, seed hi32). It is kept iff that word
->= floor(drop_p * 2**32), and a kept value is multiplied by 1 / (1 - drop_p).
+counter (j lo32, j hi32, 0, 0), j = i // 4, and key (seed lo32, seed hi32). It is kept iff that
+word >= floor(drop_p * 2**32), and a kept value is multiplied by 1 / (1 - drop_p).
 """
 
 from __future__ import annotations

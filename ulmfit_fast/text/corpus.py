@@ -149,7 +149,7 @@ class Corpus:
 
 
 def check_ids(corpus: Corpus, vocab_size: int) -> None:
-    """Check that a model with a vocabulary of so many tokens can read a corpus.
+    """Check that a model with a vocabulary of vocab_size tokens can read a corpus.
 
     Raises:
         InputError: an id is negative or not in the vocabulary; it names document and token.

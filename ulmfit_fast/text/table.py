@@ -23,7 +23,13 @@ _NAN = ("nan", "NaN")
 
 @dataclass(frozen=True)
 class SkippedRow:
-    """A row that was left out: its line or record number from 1, the column and why."""
+    """A row that was left out.
+
+    Attributes:
+        row: its line or record number, from 1.
+        column: its name.
+        reason: why it was left out.
+    """
 
     row: int
     column: str

@@ -107,7 +107,7 @@ class TrainConfig:
         return replace(PRESETS[recipe], **overrides)
 
     def with_stage(self, stage: StageName, **overrides: Any) -> TrainConfig:
-        """Return a copy with some settings of one stage replaced."""
+        """Return a copy with some settings of one stage replaced: overrides, by name."""
         return replace(self, **{stage: replace(getattr(self, stage), **overrides)})
 
     def to_dict(self) -> dict[str, Any]:

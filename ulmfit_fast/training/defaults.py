@@ -35,7 +35,7 @@ def default_recipe(seed: int, *, keeps_knowledge: bool) -> TrainConfig:
 
 
 def default_size(device: str, n_words: int) -> str:
-    """Return the size of a new model for so many words."""
+    """Return the size of a new model for n_words words on a device, "cpu" or another."""
     if device != "cpu":
         return "base"
     return "tiny" if n_words < FEW_WORDS else "small"
@@ -62,7 +62,7 @@ def with_stage_length(
 
 
 def n_steps_with(config: TrainConfig, n_words: int) -> int:
-    """Estimate the steps of a language-model epoch with one row a batch."""
+    """Estimate the steps of a config's language-model epoch on n_words, with one row a batch."""
     return int(n_words * TOKENS_A_WORD) // config.bptt
 
 

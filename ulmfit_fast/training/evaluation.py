@@ -52,7 +52,7 @@ class Evaluation:
 
 
 def predictions(logits: Tensor, names: Sequence[str]) -> list[Prediction]:
-    """Turn logits [documents, C] into named probabilities."""
+    """Turn logits [documents, C] into probabilities with the names of the classes [C]."""
     return [
         Prediction(max(row, key=row.__getitem__), row)
         for row in (
@@ -62,7 +62,7 @@ def predictions(logits: Tensor, names: Sequence[str]) -> list[Prediction]:
 
 
 def evaluation(logits: Tensor, labels: Tensor, names: Sequence[str]) -> Evaluation:
-    """Compare logits [documents, C] with labels [documents]."""
+    """Compare logits [documents, C] with labels [documents]; names of the classes [C]."""
     C = len(names)
     metrics = classification_metrics(logits, labels)
     pairs = labels * C + logits.argmax(dim=1)

@@ -46,7 +46,9 @@ class Observer:
         """Begin a stage of n_steps optimizer steps; the description is one line for people."""
 
     def stage_resumed(self, stage: str, n_steps: int, description: str, step: int) -> None:
-        """Go on with a stage after so many of its steps, of which others were told; as if it began.
+        """Go on with a stage after `step` of its n_steps, that others were told of; as if it began.
+
+        The description is that of `stage_started`.
 
         A log that was cut back to this step has the stage's beginning, and writes nothing.
         """
@@ -62,9 +64,14 @@ class Observer:
         """End the stage after so many seconds, with the metrics of the model it keeps."""
 
     def texts_done(self, what: str, done: int, total: int) -> None:
-        """Tell, before a stage starts, of how many texts what it needs (vocabulary, ids) is made.
+        """Tell, before a stage, of how many texts what it needs (vocabulary, ids) is made.
 
         Called after every block of about a million characters.
+
+        Args:
+            what: is made.
+            done: texts that are through.
+            total: all texts.
         """
 
     def close(self) -> None:
@@ -72,6 +79,6 @@ class Observer:
 
 
 def tell_texts_done(observers: Sequence[Observer], what: str, done: int, total: int) -> None:
-    """Tell observers of how many texts what a stage needs is made."""
+    """Tell observers that `what` a stage needs is made of `done` of a total of texts."""
     for observer in observers:
         observer.texts_done(what, done, total)

@@ -143,6 +143,10 @@ class Checkpoints:
     def write(self, snapshot: Snapshot, name: str) -> None:
         """Write a checkpoint, then remove those that are no longer needed.
 
+        Args:
+            snapshot: what to write.
+            name: the directory's, after its number.
+
         Raises:
             OSError: the disk refuses; the checkpoints before are still there.
         """
@@ -165,7 +169,8 @@ class Checkpoints:
     def try_to_write(self, snapshot: Snapshot, name: str) -> None:
         """Write a checkpoint; training goes on without it if the disk refuses, which is said once.
 
-        After a refusal the next one is tried when it is due.
+        After a refusal the next one is tried when it is due. Arguments: those of `write`, snapshot
+        and name.
         """
         try:
             self.write(snapshot, name)

@@ -1,0 +1,1 @@
+"""The three stages: the trainer, its settings and loop, precision, progress, model folders."""
