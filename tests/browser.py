@@ -103,7 +103,8 @@ def browser_page() -> Iterator[Page]:
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     client = pytest.importorskip("websockets.sync.client")
-    with tempfile.TemporaryDirectory() as profile:
+    # Processes of the browser may still write into it when the first of them has ended.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [
             CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
             "--no-first-run", "--disable-extensions", "--remote-debugging-port=0",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ from ulmfit_fast.cli.options import (
     debug_option,
     device_option,
     json_option,
+    model_argument,
     precision_option,
 )
 from ulmfit_fast.cli.values import terminal_of
@@ -20,7 +20,7 @@ _AT_LEAST_1 = click.IntRange(min=1)
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@model_argument
 @click.option(
     "--host",
     default="127.0.0.1",
@@ -90,7 +90,9 @@ def serve(**values: Any) -> None:
     MODEL is the folder of a run or its model folder. POST /predict takes {"texts": ["..."]}; there
     are GET /health, GET / for a browser, and /openapi.json. Requests that come together share a
     batch. Ends with Ctrl-C or SIGTERM, when running requests are answered. There is no
-    authentication. Example: ulmfit-fast serve runs/reviews --port 8000
+    authentication.
+
+    Example: ulmfit-fast serve runs/reviews --port 8000
     """  # fmt: skip
     from ulmfit_fast.commands.serve import ServeOptions, serve
 
