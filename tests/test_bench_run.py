@@ -203,8 +203,7 @@ def test_lines_fit_the_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) -
     lines = succeed("bench", "--seconds", "1", "--only", "optimizer").stdout.splitlines()
     table = [line for line in lines if " ms" in line or " µs" in line]
     assert len(table) == 3
-    longest = max(map(len, table))
-    assert longest <= max(int(columns) + 5, 75)
+    assert max(map(len, table)) <= int(columns) + 5  # "even" may stand behind
     assert ("█" in "".join(table)) is (columns != "40")
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from cli_runs import run, succeed, train_small
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ulmfit_fast import ULMFiTTrainer
+from ulmfit_fast.commands.generate import wrapped
 from ulmfit_fast.training.generation import Sampling, generate
 
 
@@ -130,3 +133,17 @@ def test_what_is_no_text_or_no_model_is_refused(trained: Path, tmp_path: Path) -
     assert result.exit_code == 2
     assert "standard input, line 2: not UTF-8" in result.stderr
     assert run("generate", tmp_path).exit_code == 2
+
+
+@given(st.lists(st.text(alphabet="ab, \n", max_size=12), max_size=12), st.integers(12, 30))
+def test_lines_are_broken_between_words_only(pieces: list[str], width: int) -> None:
+    shown, column = "", 0
+    for piece in pieces:
+        part, column = wrapped(piece, column, width)
+        shown += part
+    text = "".join(pieces)
+    assert len(shown) == len(text)
+    assert all(a == b or (a, b) == (" ", "\n") for a, b in zip(text, shown, strict=True))
+    assert all(len(line) <= width or " " not in line.lstrip() for line in shown.split("\n"))
+    assert column == len(shown.split("\n")[-1])
+    assert wrapped(text, 0, None)[0] == text

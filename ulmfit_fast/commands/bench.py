@@ -121,7 +121,8 @@ def _say_kind(group: Sequence[Measured], terminal: Terminal) -> None:
     terminal.say()
     terminal.say(group[0].title)
     largest = max((t.p50 for each in group for t in each.times_ms.values()), default=1.0)
-    room = shutil.get_terminal_size((80, 24)).columns - TEXT_WIDTH
+    columns = shutil.get_terminal_size((80, 24)).columns
+    room, is_narrow = columns - TEXT_WIDTH, columns < TEXT_WIDTH
     n_bar = min(room, LONGEST_BAR) if room >= SHORTEST_BAR else 0
     for each in group:
         size = ", ".join(f"{name} {value:,}" for name, value in each.size.items())
@@ -136,7 +137,11 @@ def _say_kind(group: Sequence[Measured], terminal: Terminal) -> None:
                 drawn = text_plot.bar(times.p50, largest, n_bar, blocks=text_plot.has_blocks())
                 bar = f"  {drawn:{n_bar}s}"
             compared = "" if name == OURS else f"  {format_ratio(each.ratios[name])}"
-            terminal.say(f"    {name:27s} {format_ms(times.p50):>9s}{bar}{compared}".rstrip())
+            begin = f"    {name:27s}"
+            if is_narrow:  # two lines, rather than one that is broken
+                terminal.say(f"    {name}")
+                begin = "    "
+            terminal.say(f"{begin} {format_ms(times.p50):>9s}{bar}{compared}".rstrip())
 
 
 def _say_end(found: Bench, terminal: Terminal) -> None:

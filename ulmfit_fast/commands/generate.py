@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from ulmfit_fast.commands.run_folder import find_model
@@ -93,16 +96,38 @@ def _write(prompt: str, pieces: Iterator[str], terminal: Terminal) -> str:
     """Write a prompt and what follows, each piece as it comes; return what follows."""
     if terminal.as_json:
         return "".join(pieces)
-    followed = ""
-    sys.stdout.write(_readable(prompt))
-    sys.stdout.flush()
-    for piece in pieces:
-        followed += piece
-        sys.stdout.write(_readable(piece))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    followed, column = "", 0
+    for n, piece in enumerate(chain([prompt], pieces)):
+        followed += piece if n else ""
+        shown, column = wrapped(_readable(piece), column, width)
+        sys.stdout.write(shown)
         sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()
     return followed
+
+
+def wrapped(text: str, column: int, width: int | None) -> tuple[str, int]:
+    """Return text that begins at a column with line ends for spaces, and the column behind it.
+
+    Args:
+        text: to be written next.
+        column: how much of the line is full.
+        width: of a line; None breaks none.
+    """
+    shown = ""
+    for word in re.findall(r"\n| ?[^ \n]*", text):
+        if word == "\n":
+            column = 0
+        elif width is not None and word.startswith(" ") and column + len(word) > width:
+            shown += "\n"
+            word = word[1:]
+            column = len(word)
+        else:
+            column += len(word)
+        shown += word
+    return shown, column
 
 
 def _readable(text: str) -> str:

@@ -27,7 +27,7 @@ def showing_progress(terminal: Terminal) -> Iterator[Bar | None]:
         MofNCompleteColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("preparing", total=None)
         yield lambda what, done, total: bar.update(
             task, description=what, completed=done, total=total
         )
