@@ -153,7 +153,8 @@ def _figures(result: StageResult) -> str:
     best = result.best
     if "perplexity" in best:
         first = result.epochs[0].get("perplexity", best["perplexity"])
-        return f"perplexity {first:.1f} -> {best['perplexity']:.1f} (lower is better)"
+        before = f"{first:.1f} -> " if len(result.epochs) > 1 else ""
+        return f"perplexity {before}{best['perplexity']:.1f} (lower is better)"
     if "accuracy" in best:
         return f"accuracy {100 * best['accuracy']:.2f} %"
     return f"loss {best['train_loss']:.3f}" if "train_loss" in best else ""
