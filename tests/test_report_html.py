@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 import time
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ulmfit_fast.errors import InputError
+from ulmfit_fast.interpret.examination_json import to_json
 from ulmfit_fast.report.html import SECTIONS, write_report
 
 
@@ -235,6 +237,38 @@ def test_a_run_json_that_was_edited_makes_a_page_or_one_line(
         said = str(error)
     is_one_line = "run.json: a value is missing" in said and "\n" not in said
     assert is_one_line or said.rstrip().endswith("</html>")
+
+
+STEP = {"event": "step", "stage": "classifier", "step": 1, "epoch": 1, "loss": 1.0, "n_tokens": 5,
+        "rates": {"head": 0.1}, "beta1": 0.9, "tokens_per_s": 5.0}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Glyph 1")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", json.dumps({**run_values(), "seconds": math.inf})),
+        ("run.json", json.dumps({**run_values(), "seconds": 10**400})),
+        ("run.json", "[" * 100_000),
+        ("metrics.jsonl", json.dumps({**STEP, "rates": {"\x01": 0.1}})),
+        ("examination.json", to_json(draw_examination(20)).replace(
+            '"accuracy": ', '"accuracy": 1' + "0" * 400 + ', "loss": ', 1)),
+    ],
+)  # fmt: skip
+def test_numbers_and_characters_no_page_can_have_are_refused_in_one_line(
+    name: str, content: str, tmp_path: Path
+):
+    folder = write_run(tmp_path, draw_examination(20), has_log=False)
+    (folder / name).write_text(content)
+    with pytest.raises(InputError) as caught:
+        write_report(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_command_with_bytes_that_are_no_text_makes_a_page(tmp_path: Path):
+    run = {**run_values(), "command": "ulmfit-fast train \udcff.csv"}
+    page, _ = outline_of(write_run(tmp_path, None, run, has_log=False))
+    assert r"train \udcff.csv" in page
 
 
 def test_a_report_that_cannot_be_made_leaves_the_one_before(tmp_path: Path):

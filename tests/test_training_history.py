@@ -96,6 +96,15 @@ def test_null_in_the_log_is_nan_and_a_half_line_is_counted(tmp_path: Path):
     assert math.isnan(history.stages[0].points[0].loss)
 
 
+def test_lines_with_numbers_too_large_or_nested_too_deep_are_counted(tmp_path: Path):
+    path = tmp_path / "log.jsonl"
+    large = {"event": "step", "stage": "a", "step": 1, "loss": 10**400, "n_tokens": 1,
+             "tokens_per_s": 1.0, "rates": {}, "beta1": 0.9}  # fmt: skip
+    endless = {"event": "stage_started", "stage": "a", "n_steps": math.inf, "description": ""}
+    path.write_text("\n".join([json.dumps(large), json.dumps(endless), "[" * 100_000]))
+    assert read_log(path)[1] == 3
+
+
 EVENTS = st.dictionaries(
     st.sampled_from(["event", "stage", "step", "rates", "loss", "n_tokens", "epoch", "seconds"]),
     st.none() | st.integers() | st.floats() | st.text() | st.lists(st.integers())

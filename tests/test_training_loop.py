@@ -191,6 +191,14 @@ def test_three_losses_in_a_row_that_are_not_finite_stop_before_the_weights_chang
     assert hashes[2] == hashes[3] == hashes[4] != hashes[1]
 
 
+def test_an_epoch_without_a_finite_loss_has_no_loss_of_zero(monkeypatch) -> None:
+    texts, labels = draw_texts(32)
+    config = small_config().with_stage("classifier", epochs=1)
+    break_losses(monkeypatch, tasks.ClassifierTask, {1, 2})
+    with pytest.raises(TrainingError, match="stage classifier, step 2: the train_loss is nan"):
+        ULMFiTTrainer(config, size="tiny").train_classifier(texts, labels)
+
+
 @pytest.mark.parametrize("reads", [1, 1000])
 def test_a_language_models_step_that_is_not_finite_changes_nothing(monkeypatch, reads: int) -> None:
     """Nor does the LSTM's state go on from it; also where losses are read seldom, as on a GPU."""

@@ -198,3 +198,16 @@ def test_a_folder_that_cannot_be_made_is_said_once(tmp_path: Path) -> None:
     trainer.pretrain(draw_texts(20)[0])
     assert len(said) == 1
     assert "Not a directory): training goes on; there is none yet" in said[0]
+
+
+def test_only_what_a_kill_left_is_swept_from_the_folder(tmp_path: Path) -> None:
+    checkpoints = make_checkpoints(tmp_path, 0.0)
+    left = [".000007-pretrain-step-8.new-0123abcd", ".000007-pretrain-done.old"]
+    for name in (".git", ".000007-notes", *left):
+        (checkpoints.folder / name).mkdir(parents=True)
+        (checkpoints.folder / name / "HEAD").write_text("the user's")
+    trainer = ULMFiTTrainer(quick_config(), size="tiny", device="cpu", checkpoints=checkpoints)
+    trainer.pretrain(draw_texts(20)[0])
+    hidden = sorted(path.name for path in checkpoints.folder.glob(".*"))
+    assert hidden == [".000007-notes", ".git"]
+    assert (checkpoints.folder / ".git" / "HEAD").read_text() == "the user's"

@@ -41,7 +41,10 @@ def from_json(text: str) -> Examination:
             f"examination of version {version!r}, this release reads {FORMAT_VERSION}: "
             "make it again"
         )
-    examination: Examination = _typed(content, Examination, "examination")
+    try:
+        examination: Examination = _typed(content, Examination, "examination")
+    except OverflowError as error:  # a number that no float holds
+        raise InputError(f"not an examination ({error}); make it again") from error
     return examination
 
 

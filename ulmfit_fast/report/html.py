@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 import jinja2
 from markupsafe import Markup
@@ -69,7 +70,8 @@ def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     made = path.with_name(f".{path.name}.{os.getpid()}")  # so that no half of a page is ever there
     try:
-        made.write_text(page, encoding="utf-8")
+        # A command may name files with bytes that are no UTF-8.
+        made.write_text(page, encoding="utf-8", errors="backslashreplace")
         made.replace(path)
     finally:
         made.unlink(missing_ok=True)
@@ -84,7 +86,10 @@ def render(inputs: Inputs) -> str:
     """
     try:
         return _page(_values(inputs))
-    except (AttributeError, LookupError, TypeError, ValueError, jinja2.TemplateError) as error:
+    except (
+        ArithmeticError, AttributeError, LookupError, ParseError, TypeError, ValueError,
+        jinja2.TemplateError,
+    ) as error:  # fmt: skip
         raise InputError(
             f"{inputs.folder / 'run.json'}: a value is missing or of another kind "
             f"({type(error).__name__}: {one_line(error, 80)}); restore the file, or train again"

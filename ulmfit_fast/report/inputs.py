@@ -75,5 +75,5 @@ def _examination(path: Path) -> Examination:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); train again, or restore the file") from error

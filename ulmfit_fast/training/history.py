@@ -177,7 +177,8 @@ class History(Observer):
         """Take an event as JsonlLog writes it; those it does not know are left out.
 
         Raises:
-            KeyError, TypeError, ValueError, AttributeError: a value is missing or of a wrong kind.
+            KeyError, TypeError, ValueError, AttributeError, OverflowError: a value is missing, of a
+            wrong kind or too large.
         """
         kind, stage = event["event"], str(event["stage"])
         if kind == "stage_started":
@@ -227,6 +228,8 @@ def read_log(path: Path) -> tuple[History, int]:
         for line in file:
             try:
                 history.replay(json.loads(line))
-            except (KeyError, TypeError, ValueError, AttributeError):
+            except (
+                AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError
+            ):  # fmt: skip
                 n_unread += bool(line.strip())
     return history, n_unread

@@ -119,6 +119,7 @@ class Fit:
             self.keeper.keep(self.place(), self.capture, at_once=True)
         else:
             self._restore(begun)
+            begun.tensors.clear()  # copied by now: up to four times the model
         self._announce()
         while True:
             try:

@@ -38,6 +38,8 @@ DEFAULT_EVERY_S = 300.0
 #: Checkpoints that are kept: the newest may be damaged.
 N_KEPT = 2
 _NAME = re.compile(r"(\d{6,})-(\w+)-(?:step-\d+|done)")
+#: What a kill leaves; the folder may be one that has other things of the user's in it.
+_LEFT = re.compile(rf"\.{_NAME.pattern}\.(?:new|old)(?:-[0-9a-f]{{8}})?")
 LANGUAGE_MODEL_STAGES = ("pretrain", "language_model")
 
 
@@ -101,6 +103,8 @@ class Checkpoints:
         Raises:
             InputError: every checkpoint is damaged, or another version wrote them.
         """
+        self.stop.forget()
+        self._began = time.monotonic()
         paths = self.paths()
         damaged: list[DamagedSnapshotError] = []
         for path in reversed(paths):
@@ -129,16 +133,21 @@ class Checkpoints:
                 "ULMFiTTrainer.resume, delete it, or give another folder"
             )
 
-    def finished_language_model(self) -> Snapshot | None:
-        """Read the newest finished language model; None, with a warning, if it is damaged."""
+    def finished_language_model(self, index: int) -> Snapshot | None:
+        """Read the language model that stage number index made; None, with a warning, without it.
+
+        It is damaged then, or the disk refused it.
+        """
         done = [path for path in self.paths() if _is_language_model(path)]
-        if not done:
-            return None
         try:
-            return read_snapshot(done[-1])
+            snapshot = read_snapshot(done[-1]) if done else None
         except DamagedSnapshotError as error:
             self.warn(f"{error}; going on without the language model before the classifier")
             return None
+        if snapshot is None or snapshot.values["index"] != index + 1:
+            self.warn(f"{self.folder}: going on without the language model before the classifier")
+            return None
+        return snapshot
 
     def write(self, snapshot: Snapshot, name: str) -> None:
         """Write a checkpoint, then remove those that are no longer needed.
@@ -225,8 +234,9 @@ class Checkpoints:
     def _sweep(self) -> None:
         """Remove what a kill left half written or half removed."""
         if self.folder.is_dir():
-            for path in self.folder.glob(".*"):
-                shutil.rmtree(path, ignore_errors=True)
+            for path in self.folder.iterdir():
+                if _LEFT.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _number(path: Path) -> int:

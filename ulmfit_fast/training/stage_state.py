@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -95,8 +96,9 @@ class Sums:
         self.n_steps += is_finite
 
     def mean(self) -> float:
-        """Return the mean; waits for the device."""
-        return self.loss.item() / max(1, int(self.n_steps))
+        """Return the mean, nan where no step's loss was finite; waits for the device."""
+        n_steps = int(self.n_steps)
+        return self.loss.item() / n_steps if n_steps else math.nan
 
 
 @dataclass

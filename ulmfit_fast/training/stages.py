@@ -91,6 +91,7 @@ class Stages:
         self._checkpoints = checkpoints
         self._described = described
         self._history: list[dict[str, Any]] = []
+        self._is_begun = False
 
     def run(
         self,
@@ -108,7 +109,8 @@ class Stages:
             recorder: makes CUDA graphs of a language model's steps; None makes none.
 
         Raises:
-            InputError: a checkpoint is of another stage, of other settings or of other texts.
+            InputError: a checkpoint is of another stage, of other settings or of other texts, or a
+                stage was broken off before.
             TrainingError: as Fit.run.
             TrainingStopped: a signal came or the time is over.
         """
@@ -116,6 +118,11 @@ class Stages:
         checkpoints = self._checkpoints
         if checkpoints is None:
             return self._train(stage, None, None)
+        if self._is_begun:
+            # Begun anew, its checkpoints would soon take the place of those of before.
+            raise InputError(
+                f"a stage was broken off in this trainer; go on with: {checkpoints.how_to_go_on}"
+            )
         try:
             with checkpoints.stop.listening():
                 return self._run_kept(stage, checkpoints)
@@ -167,7 +174,10 @@ class Stages:
                 task, stage.config, self._observers, from_scratch=from_scratch,
                 recorder=self._recorder, keeper=keeper,
             )  # fmt: skip
-            return Outcome(tokenizer, model, fit.run())
+            self._is_begun = keeper is not None
+            result = fit.run()
+            self._is_begun = False
+            return Outcome(tokenizer, model, result)
 
     def _frame(
         self, stage: Stage, entry: dict[str, Any], made: tuple[Model, Tokenizer]
@@ -194,9 +204,10 @@ class Stages:
         if index == len(done) - 1 and is_done(resumed):
             kept = resumed
         elif result.stage in LANGUAGE_MODEL_STAGES and not later & set(LANGUAGE_MODEL_STAGES):
-            kept = checkpoints.finished_language_model()
+            kept = checkpoints.finished_language_model(index)
         if kept is not None:
             model, tokenizer = self._model_of(kept).eval(), kept.tokenizer
+            kept.tensors.clear()  # not needed again, and as large as the model
         return Outcome(tokenizer, model, result)
 
     def _model_of(self, snapshot: Snapshot) -> Model:

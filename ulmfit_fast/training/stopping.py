@@ -47,6 +47,11 @@ class StopRequest:
             self._ends is not None and time.monotonic() + saving_s >= self._ends
         )
 
+    def forget(self) -> None:
+        """Forget signals that stopped a training before this one; the time limit stays."""
+        self.signal = None
+        self._n_signals = 0
+
     @contextmanager
     def held_back(self) -> Iterator[None]:
         """Remember a first signal in a with block, where it must not come between two lines."""
@@ -58,11 +63,15 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals in a with block; only the main thread can, others leave them alone."""
+        """Take the signals in a with block; only the main thread can, others leave them alone.
+
+        One that is ignored stays so, as Ctrl-C is in what a script runs in the background.
+        """
         if self._listens or threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        heard = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._take) for number in heard}
         self._listens = True
         try:
             yield
@@ -76,7 +85,8 @@ class StopRequest:
         self._n_signals += 1
         if self._n_signals > 1:
             for each in SIGNALS:
-                signal.signal(each, signal.SIG_DFL)
+                if signal.getsignal(each) == self._take:
+                    signal.signal(each, signal.SIG_DFL)
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
         if not self._n_holding:

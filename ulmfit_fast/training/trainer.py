@@ -314,10 +314,12 @@ class ULMFiTTrainer(StageMakers):
         if snapshot is None:
             raise InputError(f"{checkpoints.folder}: no checkpoint of a training: begin anew")
         of = snapshot.values["trainer"]
+        on = choose_device(device or of["device"])
         return cls(
             TrainConfig.from_dict(of["config"]), size=of["size"],
-            tokenizer_kind=of["tokenizer_kind"], device=device or of["device"],
-            observers=observers, cache_dir=cache_dir, cuda_graphs=of["cuda_graphs"],
+            tokenizer_kind=of["tokenizer_kind"], device=str(on),
+            observers=observers, cache_dir=cache_dir,
+            cuda_graphs=of["cuda_graphs"] and on.type == "cuda",
             checkpoints=checkpoints,
         )  # fmt: skip
 
