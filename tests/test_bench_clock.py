@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ulmfit_fast.bench import clock
 from ulmfit_fast.bench.clock import Spread, call_ms, in_turns, ratio
 
 CPU = torch.device("cpu")
@@ -38,10 +38,26 @@ def test_calls_take_turns_and_each_warms_up() -> None:
     assert {name: len(each) for name, each in times.items()} == {"A": 3, "B": 3, "C": 3}
 
 
-def test_rounds_fill_the_time_and_no_more() -> None:
-    times = in_turns({"A": lambda: time.sleep(0.01)}, 0.15, CPU)
-    assert 5 <= len(times["A"]) <= 15
-    assert all(ms >= 10 for ms in times["A"])
+class FakeTime:
+    """A clock that moves when a call says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def take(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def test_rounds_fill_the_time_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTime()
+    monkeypatch.setattr(clock, "time", fake)
+    calls = {"A": lambda: fake.take(0.25), "B": lambda: fake.take(0.75)}
+    times = in_turns(calls, 6.5, CPU)
+    assert times == {"A": [250.0] * 7, "B": [750.0] * 7}
+    assert len(in_turns({"A": lambda: fake.take(100.0)}, 5.0, CPU)["A"]) == 3
     assert len(in_turns({"A": lambda: None}, 5.0, CPU)["A"]) == 60
 
 

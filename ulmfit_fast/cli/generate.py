@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import debug_option, device_option, json_option, precision_option
+from ulmfit_fast.cli.options import (
+    debug_option,
+    device_option,
+    json_option,
+    model_argument,
+    precision_option,
+)
 from ulmfit_fast.cli.values import terminal_of
 
 AT_LEAST_0, AT_LEAST_1 = click.IntRange(min=0), click.IntRange(min=1)
@@ -15,7 +20,7 @@ SHARE = click.FloatRange(min=0, max=1, min_open=True)
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@model_argument
 @click.argument("prompt", metavar="[PROMPT|-]", default="")
 @click.option(
     "--tokens", "n_tokens", type=AT_LEAST_1, default=100, show_default=True,

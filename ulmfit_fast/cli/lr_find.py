@@ -7,14 +7,21 @@ from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import debug_option, json_option, label_column_option, reading_options
+from ulmfit_fast.cli.options import (
+    complete_files,
+    complete_models,
+    debug_option,
+    json_option,
+    label_column_option,
+    reading_options,
+)
 from ulmfit_fast.cli.values import files_of, settings_of, terminal_of
 
 RATE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", shell_complete=complete_files)
 @label_column_option
 @click.option(
     "--stage", type=click.Choice(["classifier", "language-model", "pretrain"]),
@@ -24,6 +31,7 @@ RATE = click.FloatRange(min=0, min_open=True)
     "--base",
     type=click.Path(path_type=Path),
     metavar="DIR",
+    shell_complete=complete_models,
     help="Language model to start from: a run of pretrain or train.",
 )
 @click.option(
