@@ -136,6 +136,23 @@ def test_evaluate_for_people_and_programs(folder: Path, trained: Path):
     assert 0 <= low <= values["error"] <= high <= 1
 
 
+def test_evaluate_takes_the_label_column_of_the_run(folder: Path, trained: Path):
+    with (folder / "test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    with (folder / "dated.csv").open("w") as file:
+        writer = csv.DictWriter(file, [*rows[0], "day"])
+        writer.writeheader()
+        writer.writerows({**row, "day": f"day {n % 2}"} for n, row in enumerate(rows))
+    said = succeed("evaluate", str(trained), "dated.csv")
+    assert "label from 'label'" in said.stderr
+    (trained.parent / "other.unfinished").mkdir()
+    for verb in (["evaluate", "dated.csv"], ["info"], ["report"]):
+        result = run(verb[0], str(trained.parent / "other"), *verb[1:])
+        assert result.exit_code == 2
+        assert "this run is not finished" in result.stderr
+        assert "train --resume" in result.stderr
+
+
 def test_info_of_the_installation_and_of_a_model(trained: Path):
     assert "kernel       drop_connect on cpu: " in succeed("info").stdout
     facts = json_of(succeed("info", "--json"))

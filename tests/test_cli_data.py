@@ -172,5 +172,7 @@ def test_the_validation_part_is_a_tenth_of_each_class():
 )
 def test_too_few_texts_to_hold_any_out(texts: list[str], labels: list[str]):
     rows = list(range(1, len(texts) + 1))
-    with pytest.raises(InputError, match=r"too few different texts.*--valid"):
+    with pytest.raises(
+        InputError, match=r"classes for .* different texts.*--label-column.*--valid"
+    ):
         hold_out(Part(texts, labels, rows, "a.csv"), 0.1, 0)

@@ -67,6 +67,7 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
         (["train", "x.csv", "--ephocs", "3"], "no such option --ephocs: did you mean --epochs?"),
         (["train", "x.csv", "--epochs", "0"], "0 is less than 1"),
         (["train", "x.csv", "--epochs", "many"], "'many' is not a whole number"),
+        (["completion"], "missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish"),
         (["--nonsense"], "error: no such option --nonsense"),
     ],
 )

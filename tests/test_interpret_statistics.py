@@ -92,7 +92,8 @@ def test_f1_interval_of_one_class_answered_only() -> None:
         count_confusion(np.array([0, 1, 1]), np.zeros(3, np.int64), 2), ("a", "b")
     )
     assert scores[1].f1 == 0
-    assert scores[1].f1_interval == (0.0, 0.0)
+    assert scores[1].f1_interval[0] == 0.0
+    assert 0.0 < scores[1].f1_interval[1] < 1.0
     assert scores[0].recall == 1
 
 
@@ -131,3 +132,10 @@ def test_cross_entropy_is_scikit_learns_and_finite_at_zero() -> None:
     expected = metrics.log_loss(labels, probabilities, labels=range(4))
     assert cross_entropy(probabilities, labels) == pytest.approx(expected)
     assert 700 < cross_entropy(np.array([[1.0, 0.0]]), np.array([1])) < 710
+
+
+def test_f1_interval_of_a_class_that_is_always_or_never_found_is_no_point() -> None:
+    (always, never, _) = f1_intervals(np.array([[8, 0, 0], [0, 0, 5], [0, 0, 20]]))
+    assert always == (wilson_interval(8, 8)[0], 1.0)
+    assert never[0] == 0.0
+    assert 0.3 < never[1] < 1.0

@@ -12,12 +12,14 @@ import pytest
 from examinations import calibration, draw_examination, log_lines
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.report import plots
 from ulmfit_fast.report.style import VARIABLES, Plot
 from ulmfit_fast.report.svg import themed_svg
 from ulmfit_fast.training.history import History
+from ulmfit_fast.training.observer import Step
 
 TEMPLATE = Path(plots.__file__).parent / "template"
 
@@ -162,3 +164,16 @@ def test_thinned_keeps_order_and_both_ends(n: int, n_kept: int):
     assert kept == sorted(set(kept))
     assert len(kept) <= n_kept + 1
     assert {*points[:1], *points[-1:]} <= {*kept}
+
+
+def test_the_ring_is_round_the_epoch_that_was_kept_not_one_as_accurate() -> None:
+    made = History()
+    made.stage_started("classifier", 3, "")
+    for epoch, loss in enumerate([0.5, 0.4, 0.6], start=1):
+        made.step(Step("classifier", epoch, epoch, loss, 10, {"head": 0.1}, 0.9))
+        made.epoch_ended("classifier", epoch, {"valid_loss": loss, "accuracy": 1.0, "seconds": 2.0})
+    made.stage_ended("classifier", 6.0, {"valid_loss": 0.4, "accuracy": 1.0, "seconds": 6.0})
+    axes = Figure().subplots()
+    plots.draw_metric(axes, made.stages[0])
+    (ring,) = [line for line in axes.lines if line.get_label() == "kept"]
+    assert list(ring.get_xdata()) == [2]

@@ -212,3 +212,13 @@ def _read(descriptor: int) -> bytes:
 )
 def test_metrics_for_people(metrics: dict[str, float], text: str):
     assert format_metrics(metrics) == text
+
+
+def test_a_stage_that_goes_on_names_the_epoch_it_keeps_by_its_number() -> None:
+    stream = io.StringIO()
+    observer = ConsoleProgress(stream, stages={"pretrain": 4})
+    observer.stage_resumed("pretrain", 40, "language model", 20)
+    observer.epoch_ended("pretrain", 3, {"valid_loss": 2.0, "seconds": 1.0})
+    observer.epoch_ended("pretrain", 4, {"valid_loss": 1.5, "seconds": 1.0})
+    observer.stage_ended("pretrain", 2.0, {"valid_loss": 1.5, "seconds": 1.0})
+    assert "keeps epoch 4" in stream.getvalue()

@@ -187,7 +187,8 @@ def _usage_message(error: click.UsageError, ctx: click.Context) -> str:
         near = f": did you mean {error.possibilities[0]}?" if error.possibilities else ""
         message = f"no such option {error.option_name}{near}"
     else:
-        message = error.format_message().removesuffix(".")
+        # click lists choices with line ends and tabs.
+        message = " ".join(error.format_message().split()).removesuffix(".")
         message = message[:1].lower() + message[1:]
         for pattern, words in _PLAIN_WORDS:
             message = pattern.sub(words, message)

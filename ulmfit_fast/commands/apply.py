@@ -22,6 +22,7 @@ from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import TextTable
 from ulmfit_fast.text.sources import known_encoding
 from ulmfit_fast.text.table import RawTable, load_table
+from ulmfit_fast.training.checkpoint import read_json
 from ulmfit_fast.training.evaluation import Prediction
 from ulmfit_fast.training.precision import PrecisionName
 from ulmfit_fast.training.trainer import ULMFiTTrainer
@@ -139,12 +140,26 @@ def _read(
     text_columns = options.text_columns or (model_columns if raw.has_names else ())
     if not options.text_columns:
         _check_columns(raw, text_columns, options.model)
+    label_column = options.label_column
+    if labelled and label_column is None and raw.has_names:
+        trained_on = label_column_of(options.model)
+        label_column = trained_on if trained_on in raw.columns else None
     table = raw.choose(
-        text_columns=text_columns or None, label_column=options.label_column, labelled=labelled
+        text_columns=text_columns or None, label_column=label_column, labelled=labelled
     )
     for remark in header_remark(table):
         terminal.note(remark)
     return table
+
+
+def label_column_of(model: Path) -> str | None:
+    """Return the column that the run of a model had its labels from; None if nothing says it."""
+    for folder in (model, model.parent):
+        if (folder / "run.json").is_file():
+            data = read_json(folder / "run.json").get("data")
+            column = data.get("label_column") if isinstance(data, dict) else None
+            return column if isinstance(column, str) else None
+    return None
 
 
 def _listed(table: TextTable) -> str:

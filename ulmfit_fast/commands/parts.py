@@ -120,9 +120,11 @@ def hold_out(part: Part, share: float, seed: int) -> tuple[Part, Part]:
         for label in sorted(by_class, key=lambda label: (-len(by_class[label]), label)):
             held_out = held_out or _take(by_class[label], 1, part.labels, left)
     if not held_out:
+        n = len(set(part.labels))
         raise InputError(
-            f"{part.source}: too few different texts ({len(by_text)}) to hold some out for "
-            "validation; give more rows, or a validation file with --valid"
+            f"{part.source}: {n:,} classes for {len(by_text):,} different texts, so that none can "
+            "be held out for validation: if that is the wrong column, name the label's with "
+            "--label-column; else give more rows, or a validation file with --valid"
         )
     chosen = set(held_out)
     return part.take(i for i in range(len(part)) if i not in chosen), part.take(sorted(chosen))

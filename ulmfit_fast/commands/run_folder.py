@@ -150,6 +150,20 @@ def path_of_run(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".unfinished"))
 
 
+def check_finished(path: Path) -> None:
+    """Refuse a run that was stopped, where somebody asks for what it would leave.
+
+    Raises:
+        InputError: there is no such folder, but the unfinished one of a run.
+    """
+    unfinished = path.with_name(f"{path.name}.unfinished") if path.name else path
+    if not path.exists() and unfinished.is_dir():
+        raise InputError(
+            f"{path}: this run is not finished ({unfinished}); go on with: ulmfit-fast train "
+            f"--resume {path} (or pretrain, which it was begun by)"
+        )
+
+
 def default_out(source: str) -> Path:
     """Return `runs/<name of the file without its endings>`."""
     name = Path(source.removeprefix("hf:")).name.partition(".")[0]
@@ -163,6 +177,7 @@ def find_model(path: Path, *kinds: str) -> Path:
         path: what the user named.
         kinds: "model" (a classifier) or "language_model", the one to be preferred first.
     """
+    check_finished(path)
     if (path / "config.json").exists():
         return path
     return next((path / kind for kind in kinds if (path / kind).is_dir()), path)

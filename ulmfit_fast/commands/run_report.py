@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ulmfit_fast.commands.invocation import is_debugging
-from ulmfit_fast.commands.run_folder import write_whole
+from ulmfit_fast.commands.run_folder import check_finished, write_whole
 from ulmfit_fast.commands.terminal import Terminal, count
 from ulmfit_fast.report.html import write_report
 
@@ -36,6 +36,7 @@ def report(run_folder: Path, out: Path | None, terminal: Terminal, *, is_opened:
         InputError: no run is there, or one of its files is damaged.
         OSError: the report cannot be written.
     """
+    check_finished(run_folder)
     path = write_report(run_folder, out)
     n_bytes = path.stat().st_size
     terminal.say(f"report          {path}  ({n_bytes / 1e6:.1f} MB)")

@@ -54,7 +54,8 @@ def f1_intervals(
         seed: the same gives the same intervals.
 
     Returns:
-        intervals: of each class; (0, 1) of a class that neither occurs nor is answered.
+        intervals: of each class; (0, 1) of a class that neither occurs nor is answered. Of one
+            that is always or never found the bounds are those of Wilson's intervals.
 
     Source: Efron 1979, Annals of Statistics 7, 1-26.
     """
@@ -67,10 +68,27 @@ def f1_intervals(
     counted = 2 * drawn[..., 0] + drawn[..., 1] + drawn[..., 2]  # [resamplings, C]
     f1 = 2 * drawn[..., 0] / np.maximum(counted, 1)
     low, high = np.quantile(f1, [0.025, 0.975], axis=0)
-    known = (found + missed + wrong) > 0
-    return [
-        (float(a), float(b)) if k else (0.0, 1.0) for a, b, k in zip(low, high, known, strict=True)
-    ]
+    drawn_intervals = zip(low.tolist(), high.tolist(), strict=True)
+    counts = zip(found.tolist(), missed.tolist(), wrong.tolist(), strict=True)
+    return [_at_the_ends(*each, *of) for each, of in zip(drawn_intervals, counts, strict=True)]
+
+
+def _at_the_ends(
+    low: float, high: float, found: int, missed: int, wrong: int
+) -> tuple[float, float]:
+    """Return an interval that is not a point where all or nothing is right.
+
+    There every resampling has the same F1. Wilson's bounds of precision and recall take its place.
+    """
+    if found == missed == wrong == 0:
+        return 0.0, 1.0
+    if missed == wrong == 0:
+        return wilson_interval(found, found)[0], 1.0
+    if found == 0:
+        precision = wilson_interval(0, wrong)[1] if wrong else 1.0
+        recall = wilson_interval(0, missed)[1] if missed else 1.0
+        return 0.0, 2 * precision * recall / (precision + recall)
+    return low, high
 
 
 def class_scores(

@@ -158,7 +158,9 @@ def draw_metric(axes: Axes, stage: StageHistory) -> None:
     values = [epoch.metrics[name] for epoch in epochs]
     steps = [epoch.step for epoch in epochs]
     axes.plot(steps, values, color=SERIES[1], marker="o")
-    kept = [k for k, value in enumerate(values) if value == stage.metrics.get(name)]
+    # Several epochs may have the same accuracy: the one that was kept has all of its figures.
+    kept_figures = {**stage.metrics, "seconds": None}
+    kept = [k for k, e in enumerate(epochs) if {**e.metrics, "seconds": None} == kept_figures]
     if kept:
         axes.plot(steps[kept[0]], values[kept[0]], marker="o", markersize=11, linestyle="none",
                   markerfacecolor="none", markeredgecolor=INK, label="kept")  # fmt: skip

@@ -167,7 +167,8 @@ class ConsoleProgress(Observer):
         self._rate = TokenRate()
         self._pace: Pace | None = None
         self._stage, self._n_steps, self._epoch = "", 0, 1
-        self._epochs: list[dict[str, float]] = []
+        # By number: a stage that goes on does not begin with its first.
+        self._epochs: dict[int, dict[str, float]] = {}
         self._memory: str | None = None
         self._read_memory = -math.inf
         self._spoke = time.perf_counter()
@@ -176,7 +177,7 @@ class ConsoleProgress(Observer):
         """Print the stage's line and begin its bar."""
         self.close()
         self._loss, self._rate, self._n_steps = _SmoothedLoss(), TokenRate(), n_steps
-        self._stage, self._epoch, self._epochs = stage, 1, []
+        self._stage, self._epoch, self._epochs = stage, 1, {}
         title = stage
         if stage in self._stages:
             title = f"stage {self._place()} of {len(self._stages)}  {stage}"
@@ -217,7 +218,7 @@ class ConsoleProgress(Observer):
 
     def epoch_ended(self, stage: str, epoch: int, metrics: dict[str, float]) -> None:
         """Print the epoch's metrics on a line that stays."""
-        self._epochs.append(metrics)
+        self._epochs[epoch] = metrics
         seconds = f"  {metrics['seconds']:.1f} s" if "seconds" in metrics else ""
         if self._is_live:  # the stage's name stands just above
             self._say(f"epoch {self._of_all(epoch)}  {format_metrics(_few(metrics))}{seconds}")
@@ -231,8 +232,9 @@ class ConsoleProgress(Observer):
         """Take the bar away and print the stage's time, and which epoch's weights it keeps."""
         self.close()
         kept = ""
-        if len(self._epochs) > 1 and metrics in self._epochs:
-            kept = f"; keeps epoch {self._epochs.index(metrics) + 1}"
+        numbers = [number for number, of_epoch in self._epochs.items() if of_epoch == metrics]
+        if numbers and max(self._epochs) > 1:
+            kept = f"; keeps epoch {numbers[0]}"
         figures = format_metrics(_few(metrics)) if self._is_live else _figures(metrics)
         self._say(f"{stage}: done in {seconds:.1f} s{kept}  {figures}".rstrip())
 
@@ -268,7 +270,9 @@ class ConsoleProgress(Observer):
         if self._memory is not None:
             facts.append(self._memory)
         if self._epochs:
-            last = {k: v for k, v in _few(self._epochs[-1]).items() if k != "train_loss"}
+            last = {
+                k: v for k, v in _few(self._epochs[max(self._epochs)]).items() if k != "train_loss"
+            }
             facts += [format_metrics({name: value}) for name, value in last.items()]
         return facts
 
