@@ -336,3 +336,25 @@ def test_a_training_with_graphs_goes_on_where_there_is_no_gpu(
     with pytest.raises(TrainingStopped):
         pretrain(trainer)
     assert not ULMFiTTrainer.resume(tmp_path / "checkpoints", device="cpu").cuda_graphs
+
+
+def test_a_signal_while_a_finished_stage_is_saved_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = resume.write_snapshot
+
+    def signalled(path: Path, content: snapshot.Snapshot) -> None:
+        write(path, content)
+        if path.name.endswith("-done"):
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "write_snapshot", signalled)
+        trainer = start(quick_config(), tmp_path, make_checkpoints(tmp_path))
+        with pytest.raises(TrainingStopped, match="outside its steps; saved; go on with"):
+            pretrain(trainer)
+        with pytest.raises(InputError, match="broken off"):
+            pretrain(trainer)
+    resumed = ULMFiTTrainer.resume(tmp_path / "checkpoints")
+    pretrain(resumed)
+    assert resumed.language_model is not None

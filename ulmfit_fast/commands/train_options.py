@@ -106,7 +106,7 @@ def read_record(options: TrainOptions, folder: Path, verb: str) -> TrainOptions:
         verb: that was called.
 
     Raises:
-        InputError: no record, one of another verb or version, or a file has changed.
+        InputError: no record, one of another verb or version, a damaged one, or a file has changed.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -114,17 +114,24 @@ def read_record(options: TrainOptions, folder: Path, verb: str) -> TrainOptions:
     record = read_json(path)
     if record.get("format") != FORMAT or record.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path}: not of this version of ulmfit_fast; go on with the one it is of")
-    if record["verb"] != verb:
-        how = how_to_go_on(record["verb"], options.resume or folder)
-        raise InputError(f"{folder}: begun by {record['verb']}; go on with: {how}")
-    begun = _options_of(record["options"])
-    if record["folder"] != os.getcwd():
-        begun = _relative_to(begun, Path(record["folder"]))
-    for name, (_, wanted) in zip(_inputs(begun), record["inputs"].items(), strict=True):
-        if _hash_of(Path(name)) != wanted:
+    try:
+        begun_by, began_in = record["verb"], Path(record["folder"])
+        begun, inputs = _options_of(record["options"]), dict(record["inputs"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: damaged, or not of this version of ulmfit_fast; go on with the one it is of, "
+            "or train anew"
+        ) from error
+    if begun_by != verb:
+        how = how_to_go_on(begun_by, options.resume or folder)
+        raise InputError(f"{folder}: begun by {begun_by}; go on with: {how}")
+    if began_in != Path.cwd():
+        begun = _relative_to(begun, began_in)
+    for name, wanted in inputs.items():
+        if _hash_of(began_in / name) != wanted:
             raise InputError(
-                f"{name}: missing or changed since {folder} was begun (its SHA-256 is not the one "
-                "that was noted); restore it, or train anew"
+                f"{began_in / name}: missing or changed since {folder} was begun (its SHA-256 is "
+                "not the one that was noted); restore it, or train anew"
             )
     now = {name: getattr(options, name) for name in _OF_ONE_PROCESS}
     return replace(begun, **now)

@@ -86,10 +86,13 @@ def read_snapshot(path: Path) -> Snapshot:
             f"version {FORMAT_VERSION}; go on with the version that wrote it"
         )
     try:
-        # Cloned: views of one buffer may begin anywhere, and sums depend on where memory begins.
-        loaded = {name: tensor.clone() for name, tensor in load(tensors).items()}
+        loaded = load(tensors)
     except SafetensorError as error:
         raise DamagedSnapshotError(f"{path / FILES[0]}: not readable ({error})") from error
+    del tensors
+    for name in loaded:
+        # Cloned: views of one buffer may begin anywhere, and sums depend on where memory begins.
+        loaded[name] = loaded[name].clone()
     return Snapshot(values, loaded, load_tokenizer(path / "tokenizer.json"))
 
 

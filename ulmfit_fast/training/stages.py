@@ -150,6 +150,9 @@ class Stages:
             tensors = {f"model/{name}": each.detach().cpu() for name, each in state.items()}
             with checkpoints.stop.held_back():
                 checkpoints.try_to_write(replace(frame, tensors=tensors), f"{stage.name}-done")
+        if checkpoints.stop.signal is not None:  # held back since the last step
+            self._is_begun = True
+            raise Interrupted
         return outcome
 
     def _train(self, stage: Stage, begun: Snapshot | None, entry: dict[str, Any] | None) -> Outcome:
