@@ -221,4 +221,5 @@ def test_a_stage_that_goes_on_names_the_epoch_it_keeps_by_its_number() -> None:
     observer.epoch_ended("pretrain", 3, {"valid_loss": 2.0, "seconds": 1.0})
     observer.epoch_ended("pretrain", 4, {"valid_loss": 1.5, "seconds": 1.0})
     observer.stage_ended("pretrain", 2.0, {"valid_loss": 1.5, "seconds": 1.0})
+    assert "pretrain: goes on after step 20; language model (40 steps)" in stream.getvalue()
     assert "keeps epoch 4" in stream.getvalue()

@@ -158,6 +158,14 @@ def notes_on(labelled: Part, train: Part, valid: Part, test: Part | None) -> lis
                 f"class '{shorten(label)}' has a single row ({labelled.source}, row "
                 f"{first_row[label]}): it cannot be learnt or measured"
             )
+    unmeasured = {label for label, n in Counter(labelled.labels).items() if n > 1}
+    unmeasured -= set(valid.labels)
+    if unmeasured:
+        names = listing([f"'{shorten(label, 30)}'" for label in sorted(unmeasured)])
+        notes.append(
+            f"{len(unmeasured)} of {len(first_row)} classes have no row to validate on ({names}): "
+            "how well they are found is not measured"
+        )
     notes += _repeats(labelled)
     pairs = [("validation", valid, train), ("test", test, train), ("test", test, valid)]
     for name, part, other in pairs:

@@ -188,6 +188,10 @@ class ConsoleProgress(Observer):
             self._pace = Pace(n_steps)
             self._draw(title, n_steps, facts=self._facts)
 
+    def stage_resumed(self, stage: str, n_steps: int, description: str, step: int) -> None:
+        """Print the stage's line, and after which of its steps it goes on."""
+        self.stage_started(stage, n_steps, f"goes on after step {step:,}; {description}")
+
     def texts_done(self, what: str, done: int, total: int) -> None:
         """Show a bar of texts, unless they are so few that the first call is the last."""
         if done >= total:
