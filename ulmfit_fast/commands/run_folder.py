@@ -44,8 +44,8 @@ class RunFolder:
             raise InputError(f"--out {path}: a file has this name; give another folder with --out")
         if path.exists() and not overwrite:
             raise InputError(
-                f"--out {path}: this folder exists; give another one with --out, or replace it "
-                "with --overwrite"
+                f"{path}: this folder exists; give another one with --out, or replace it with "
+                "--overwrite"
             )
         if path.exists() and not _may_be_replaced(path):
             raise InputError(

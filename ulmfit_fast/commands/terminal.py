@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+# A terminal of fewer columns than these gets tables without an indent.
+NARROW = 60
 # Cells before the text of a fact.
 NAME_WIDTH = 10
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -112,12 +114,14 @@ def _draw_table(rows: Sequence[Sequence[str]], indent: int, left: Sequence[int])
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold",
+                  collapse_padding=True)  # fmt: skip
     for number, name in enumerate(rows[0]):
         table.add_column(Text(name), justify="left" if number in left else "right", overflow="fold")
     for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    Console(file=sys.stdout, highlight=False).print(Padding(table, (0, 0, 0, indent)))
+        table.add_row(*(Text(cell.replace(" %", "\u00a0%")) for cell in row))  # never apart
+    console = Console(file=sys.stdout, highlight=False)
+    console.print(Padding(table, (0, 0, 0, indent if console.width >= NARROW else 0)))
 
 
 def shorten(text: str, n_characters: int = 60) -> str:
