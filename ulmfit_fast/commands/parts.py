@@ -11,7 +11,6 @@ from ulmfit_fast.commands.terminal import listing, shorten
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import SkippedRow, TextTable
 
-
 # More classes than these with fewer rows each than these are said to be odd.
 MANY_CLASSES, FEW_ROWS_A_CLASS = 20, 10
 
