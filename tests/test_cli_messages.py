@@ -13,7 +13,7 @@ from cli_runs import SHORT, files_under, run, succeed, train_small
 
 HEADER = ["Datum", "Meldung", "Kategorie", "Nr"]
 WORDS = {"Küche": "Herd Öfen Töpfe", "Garten": "Beet Äpfel Hecke", "Straße": "Stau Brücke Ampel"}
-FILLING = ["der", "die", "das", "und", "ist", "nicht", "sehr", "schön", "heute", "für", "über", "große"]
+FILLING = ["der", "die", "das", "und", "ist", "nicht", "sehr", "heute", "für", "über", "große"]
 
 
 def odd_rows(n: int) -> list[list[str]]:

@@ -54,15 +54,7 @@ class Terminal:
         Paths and commands that are to be copied belong into `say`, which never breaks a line.
         """
         line = f"{name:{NAME_WIDTH}s}{text}"
-        if not self.is_live:
-            self.say(line)
-            return
-        width = max(shutil.get_terminal_size().columns, 2 * NAME_WIDTH)
-        lines = textwrap.wrap(
-            printable(line), width, subsequent_indent=" " * NAME_WIDTH, break_long_words=False,
-            break_on_hyphens=False,
-        )  # fmt: skip
-        for part in lines:
+        for part in _in_lines(line, " " * NAME_WIDTH) if self.is_live else [line]:
             self.say(part)
 
     @property
@@ -76,8 +68,10 @@ class Terminal:
         sys.stderr.flush()
 
     def warn(self, line: str) -> None:
-        """Write a warning to standard error."""
-        self.note(f"warning: {line}")
+        """Write a warning to standard error, in several lines where a terminal is too narrow."""
+        line = f"warning: {line}"
+        for part in _in_lines(line, "  ") if sys.stderr.isatty() else [line]:
+            self.note(part)
 
     def result(self, values: Mapping[str, object]) -> None:
         """Write one JSON object, if results are wanted as JSON."""
@@ -104,6 +98,15 @@ class Terminal:
             sized = enumerate(zip(row, widths, strict=True))
             line = "  ".join(c.ljust(w) if n in left else c.rjust(w) for n, (c, w) in sized)
             self.say(" " * indent + line.rstrip())
+
+
+def _in_lines(line: str, indent: str) -> list[str]:
+    """Break a line between its words for the width of the terminal."""
+    width = max(shutil.get_terminal_size().columns, 2 * NAME_WIDTH)
+    return textwrap.wrap(
+        printable(line), width, subsequent_indent=indent, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _draw_table(rows: Sequence[Sequence[str]], indent: int, left: Sequence[int]) -> None:

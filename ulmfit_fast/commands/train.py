@@ -37,7 +37,6 @@ from ulmfit_fast.commands.train_options import (
 )
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import SkippedRow, TextStream, TextTable, read_table, stream_texts
-from ulmfit_fast.text.sources import find_file
 from ulmfit_fast.training.config import StageName
 from ulmfit_fast.training.observer import Observer
 from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog
@@ -165,10 +164,7 @@ def model_folder_of(start: str, terminal: Terminal) -> Iterator[Path]:
 
 def _run_folder(options: TrainOptions, verb: str) -> RunFolder:
     if options.resume is None:
-        source = options.files.train
-        out = options.out or default_out(source or options.start or "")
-        if out.exists() and source and not source.startswith("hf:"):
-            find_file(Path(source))  # that the file is wrong is to be said before the folder is
+        out = options.out or default_out(options.files.train, options.start)
         return RunFolder(out, overwrite=options.overwrite, go_on=how_to_go_on(verb, out))
     path = path_of_run(options.resume)
     folder = RunFolder(path, overwrite=True, resume=True, go_on=how_to_go_on(verb, path))
