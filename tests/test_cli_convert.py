@@ -71,7 +71,7 @@ def test_without_a_file_the_model_is_taken_as_it_is(place: Path) -> None:
     assert taken.read_bytes() == converted.read_bytes()
     again = run("pretrain", "--from", "theirs/lm.pth")
     assert again.exit_code == 2
-    assert "--out runs/lm: this folder exists" in again.stderr
+    assert "runs/lm: this folder exists" in again.stderr
     values = json_of(succeed("pretrain", "--from", "theirs/lm.pth", "--overwrite", "--json"))
     assert (values["base"], values["out"]) == ("theirs/lm.pth", "runs/lm")
     succeed("train", "reviews.csv", "--base", "runs/lm", "--out", "run", *SHORT_FROM_BASE)

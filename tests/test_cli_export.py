@@ -46,9 +46,9 @@ def test_onnx_is_written_checked_and_described(folder: Path, tmp_path: Path) -> 
     texts = tmp_path / "new.csv"
     with texts.open("w", newline="") as file:
         csv.writer(file).writerows([("label", "review"), ("a", "A film!"), ("b", "two dull hours")])
-    more = ("--int8", "--precision", "bf16", "--texts", texts, "--overwrite", "--json")
+    more = ("--int8", "--texts", texts, "--overwrite", "--json")
     found = json_of(succeed("export", folder, "--out", out, *more))
-    assert (found["to"], found["precision"], found["int8"]) == ("onnx", "bf16", True)
+    assert (found["to"], found["precision"], found["int8"]) == ("onnx", "fp32", True)
     assert found["check"]["n_texts"] == 2
     assert found["bytes"] == out.stat().st_size < len(before)
 
@@ -78,6 +78,8 @@ def test_what_cannot_be_used_is_one_line(
     assert "ends in .onnx" in refused(folder, "--out", tmp_path / "m.bin")
     assert "ends in .pt2" in refused(folder, "--to", "torch-export", "--out", out)
     assert "weights stay fp32" in refused(folder, *pt2, "--int8")
+    both = ("--int8", "--precision", "bf16")
+    assert "--int8 and --precision bf16 exclude each other" in refused(folder, "--out", out, *both)
     assert "weights stay fp32" in refused(folder, *pt2, "--precision", "bf16")
     assert "'fp16' is not one of" in refused(folder, "--out", out, "--precision", "fp16")
     assert "make it first" in refused(folder, "--out", tmp_path / "no" / "m.onnx")

@@ -15,6 +15,7 @@ from cli_runs import run, succeed
 
 from ulmfit_fast.cli import SECTIONS, VERBS, main
 from ulmfit_fast.cli.status import EXIT_DEFECT, STATUSES
+from ulmfit_fast.commands.summary import next_commands
 
 PROGRAM = "from ulmfit_fast.cli import main; main(prog_name='ulmfit-fast')"
 
@@ -43,12 +44,13 @@ def test_every_verb_ends_with_an_example_whose_options_it_has(verb: str) -> None
     words = shlex.split(example)
     assert words[:2] == ["ulmfit-fast", verb]
     assert "\n" not in example
+    assert len(f"  Example: {example}") <= 80
     arguments = command(verb).make_context(verb, words[2:], resilient_parsing=False).params
     assert "as_json" not in arguments or arguments["as_json"] is False
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_imports_nothing_heavy(verb: str) -> None:
+def test_help_imports_nothing_heavy_and_is_immediate(verb: str) -> None:
     code = (
         "import sys\n"
         "from ulmfit_fast.cli import main\n"
@@ -56,7 +58,17 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
         "heavy = {'torch', 'numpy', 'rich', 'datasets', 'matplotlib', 'fastapi'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    assert any(processor_seconds([sys.executable, "-c", code]) <= 0.3 for _ in range(3))
+
+
+def processor_seconds(command: list[str]) -> float:
+    """Return what a program takes of the processor: other work on the machine does not count."""
+    before = os.times()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    return (
+        after.children_user - before.children_user + after.children_system - before.children_system
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,6 +121,34 @@ def test_completion_offers_verbs_options_and_models(tmp_path: Path) -> None:
     assert "plain,predict" in completed("pre", tmp_path)
     assert "plain,--epochs" in completed("train --ep", tmp_path)
     assert any("runs/mine" in offer for offer in completed("predict ", tmp_path))
+
+
+@pytest.mark.parametrize("is_classifier", [True, False])
+def test_every_command_that_a_run_offers_next_can_be_called(is_classifier: bool) -> None:
+    with click.Context(main):
+        offered = next_commands(Path("runs/a b's"), is_classifier=is_classifier)
+    verbs = [shlex.split(words)[1] for words in offered]
+    assert verbs == (
+        ["predict", "inspect", "report", "serve"] if is_classifier else ["train", "generate"]
+    )
+    for words in offered:
+        program, verb, *arguments = shlex.split(words)
+        assert program == "ulmfit-fast"
+        assert "runs/a b's" in arguments
+        command(verb).make_context(verb, arguments)
+    assert [words.split()[1] for words in next_commands(Path("x"), is_classifier=True)] == [
+        "predict"
+    ]
+
+
+def test_a_warning_of_a_library_is_one_line() -> None:
+    code = (
+        "import sys, warnings; from ulmfit_fast.commands import info\n"
+        "info.say_environment = lambda *a: warnings.warn('two\\nlines', stacklevel=2)\n"
+        "sys.argv = ['ulmfit-fast', 'info']\n" + PROGRAM
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stderr == "warning: two lines\n"
 
 
 def test_a_defect_is_one_line_and_debug_shows_where() -> None:

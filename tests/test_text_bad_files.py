@@ -28,8 +28,10 @@ BAD_FILES: dict[str, tuple[str, str | bytes, Options, str, str]] = {
     "blank-txt": ("t.txt", "\n\n", {}, "only empty lines", "give at least one text"),
     "bom-only": ("t.csv", b"\xef\xbb\xbf", {}, "only empty lines", "give at least one text"),
     "header-only": ("t.csv", "label,text\n", {}, "line 1 is taken as the header", "--no-header"),
-    "unknown-kind": ("t.xlsx", "x", {}, 'unknown kind of file "xlsx"', "ends in .csv"),
-    "no-kind": ("table", "x", {}, "unknown kind of file", "ends in .csv"),
+    "unknown-kind": ("t.mp3", "x", {}, 'unknown kind of file "mp3"', "read are .csv"),
+    "spreadsheet": ("t.xlsx", "x", {}, 'unknown kind of file "xlsx"', "save the sheet as CSV"),
+    "archive": ("t.zip", "x", {}, 'unknown kind of file "zip"', "unpack it first"),
+    "no-kind": ("table", "x", {}, "no ending", "read are .csv"),
     "cut-gz": ("t.csv.gz", gzip.compress(GOOD.encode() * 99)[:-20], {},
                   "damaged or cut", "make it"),
     "cut-xz": ("t.csv.xz", lzma.compress(GOOD.encode() * 99)[:-20], {},
@@ -83,7 +85,8 @@ BAD_FILES: dict[str, tuple[str, str | bytes, Options, str, str]] = {
                   "could be any of [review, comment]", "--text-column"),
     "two-texts-by-content": ("t.csv", "u,v\nsome good words,more good words\nx y z,z y x\n", {},
                              "could be any of [u, v]", "--text-column"),
-    "no-text": ("t.csv", "u,v\n1,2\n3,4\n", {}, "is none of [u, v]", "--text-column"),
+    "no-text": ("t.csv", "u,v\n1,2\n3,4\n", {}, "no text column found among [u, v]",
+                "--text-column"),
     "text-of-numbers": ("t.csv", "label,score\na,1\nb,-2.5\n", {},
                         'no text among [label, score]: "score" has only numbers', "--text-column"),
     "no-label": ("t.csv", "id,text\n1,a b c\n2,d e f\n", {"labelled": True},
@@ -98,7 +101,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, Options, str, str]] = {
     "empty-texts": ("t.csv", "label,text\na,\nb,nan\n", {}, 'row 2: column "text" has no text',
                     "--text-column"),
     "name-with-a-line-end": ("t.csv", '"te\nxt",u\n1,2\n3,4\n', {},
-                             "is none of [te?xt, u]", "--text-column"),
+                             "no text column found among [te?xt, u]", "--text-column"),
     "name-with-an-escape": ("t.csv", "a\x1b[31m,b,a\x1b[31m\nx,y,z\n", {"header": True},
                             'both named "a?[31m"', "rename one"),
     "label-line-with-an-escape": ("t.label", "x\x1b[2J\u202e\n", {},
@@ -172,10 +175,11 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
 def test_a_directory_and_a_file_without_permission_are_named(tmp_path: Path) -> None:
     message = message_of(lambda: read_table(tmp_path))
     assert message == (
-        f"{tmp_path}: is a directory: give one file (csv, tsv, json, jsonl, parquet, txt, label)"
+        f"{tmp_path}: is a folder: give one file (csv, tsv, json, jsonl, parquet, txt, label)"
     )
     path = tmp_path / "t.csv"
     path.write_text(GOOD)
+    assert message_of(lambda: read_table(tmp_path)).endswith(f"give one file, such as {path}")
     path.chmod(0)
     if os.access(path, os.R_OK):
         path.chmod(0o600)

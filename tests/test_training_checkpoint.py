@@ -124,6 +124,23 @@ def test_only_models_and_free_places_are_written_to(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "thesis"]
 
 
+def test_a_model_of_another_kind_is_not_replaced_without_being_asked(tmp_path: Path) -> None:
+    def save(kind: str, value: float, **more: bool) -> None:
+        save_model(
+            tmp_path / "m", {"w": torch.full((2,), value)}, {"kind": kind}, TOKENIZER, **more
+        )
+
+    save("language_model", 1.0)
+    with pytest.raises(
+        InputError, match="another kind stands there \\(language_model, and this is"
+    ):
+        save("classifier", 2.0)
+    assert load_model(tmp_path / "m")[0]["w"].tolist() == [1.0, 1.0]
+    save("language_model", 3.0)
+    save("classifier", 4.0, overwrite=True)
+    assert load_model(tmp_path / "m")[1]["kind"] == "classifier"
+
+
 def test_wrong_places_are_named_and_the_right_one_suggested(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such model directory"):
         load_model(tmp_path / "nothing")

@@ -6,13 +6,17 @@ import pty
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from ulmfit_fast.training import progress
 from ulmfit_fast.training.observer import Observer, Step
 from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog, format_metrics
+from ulmfit_fast.training.progress_bar import DRAWN_PER_S
 
 CONTROL_CODES = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
@@ -133,6 +137,71 @@ def test_plain_output_is_silent_about_texts_unless_they_take_long(monkeypatch: p
     for done in (20, 50):
         observer.texts_done("ids", done, 50)
     assert stream.getvalue() == "ids: 20/50 texts\n"
+
+
+def test_what_forces_colors_forces_no_codes_into_a_file(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = io.StringIO()
+    run_stage(ConsoleProgress(stream), [4.0, 3.5])
+    assert not CONTROL_CODES.search(stream.getvalue())
+
+
+class TerminalFile(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, **arguments: object) -> ConsoleProgress:
+    """Return progress on a terminal that is a string, 120 columns wide."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    return ConsoleProgress(TerminalFile(), **arguments)
+
+
+def test_memory_of_a_gpu_is_asked_for_twice_a_second_and_shown(monkeypatch: pytest.MonkeyPatch):
+    asked: list[object] = []
+
+    def memory(device: object) -> tuple[int, int]:
+        asked.append(device)
+        return 79_200_000_000 - 12_300_000_000, 79_200_000_000
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("waits for the GPU")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
+    monkeypatch.setattr(torch.cuda, "synchronize", refuse)
+    observer = on_terminal(monkeypatch, device="cuda:1")
+    observer.stage_started("pretrain", 500, "")
+    for step in range(1, 401):
+        observer.step(a_step("pretrain", step, 4.0))
+    assert set(asked) == {"cuda:1"}
+    assert len(asked) < 10
+    assert "GPU 12.3 of 79.2 GB" in observer._facts()
+    observer.close()
+    assert progress.gpu_memory("cpu") is None
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert progress.gpu_memory("cuda") is None
+
+
+def test_progress_costs_less_than_a_hundredth_of_a_short_step(monkeypatch: pytest.MonkeyPatch):
+    observer = on_terminal(monkeypatch, stages={"pretrain": 2, "classifier": 2})
+    observer.stage_started("pretrain", 10_000, "")
+    observer.step(a_step("pretrain", 1, 4.0))
+    assert observer._bar is not None
+
+    def seconds(call: Callable[[int], object], n: int) -> float:
+        """Processor time of this thread alone: other work on the machine does not count."""
+        started = time.thread_time()
+        for number in range(n):
+            call(number)
+        return (time.thread_time() - started) / n
+
+    a_call = seconds(lambda n: observer.step(a_step("pretrain", 2 + n, 4.0)), 2_000)
+    a_drawing = seconds(lambda _: observer._bar._live.refresh(), 50)
+    observer.close()
+    step_s = 0.010  # a small model on a CPU; on a GPU one step in twenty is told of
+    assert a_call / step_s + a_drawing * DRAWN_PER_S < 0.01
 
 
 LIVE = """

@@ -18,7 +18,7 @@ from ulmfit_fast.cli.options import debug_option, json_option
     metavar="DIR",
     help="An earlier demo there is replaced.",
 )
-@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
               help="Of everything random: the same seed gives the same figures.")  # fmt: skip
 @json_option
 @debug_option

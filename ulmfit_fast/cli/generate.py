@@ -53,7 +53,7 @@ def generate(**values: Any) -> None:
     MODEL is the folder of a run or its language_model folder. With - every line of standard input
     is a prompt. The same seed, model and prompt give the same text.
 
-    Example: ulmfit-fast generate runs/reviews "This film" --temperature 0.8 --top-p 0.9
+    Example: ulmfit-fast generate runs/reviews "This film" --temperature 0.8
     """
     from ulmfit_fast.commands.generate import GenerateOptions, generate
 

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -21,6 +22,7 @@ from ulmfit_fast.cli.status import (
     EXIT_TIME_LIMIT,
     EXIT_TRAINING,
     report_defect,
+    say_warning,
 )
 from ulmfit_fast.commands.invocation import ARGUMENTS
 from ulmfit_fast.errors import InputError, TrainingError, TrainingStopped
@@ -89,6 +91,9 @@ class Verbs(click.Group):
             return None
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(import_module(f"ulmfit_fast.cli.{name}"), name)
+        for option in command.params:
+            if isinstance(option, click.Option) and option.metavar is None:
+                option.metavar = _metavar_of(option.type)
         example = _EXAMPLE.search(command.help or "")
         if example is not None:
             command.help = (command.help or "")[: example.start()]
@@ -134,6 +139,8 @@ class Verbs(click.Group):
         """Run the program; where it is the whole process, no traceback reaches its user."""
         if args is None:
             sys.excepthook = report_defect
+            if "--debug" not in sys.argv:
+                warnings.showwarning = say_warning
         return super().main(args, *rest, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -165,6 +172,13 @@ class Verbs(click.Group):
                 traceback.print_exc()
             click.echo("stopped", err=True)
             ctx.exit(EXIT_INTERRUPTED)
+
+
+def _metavar_of(kind: click.ParamType[Any]) -> str | None:
+    """Return a short name for a number, which click calls INTEGER RANGE; None for another kind."""
+    if isinstance(kind, click.types.IntParamType):
+        return "N"
+    return "X" if isinstance(kind, click.types.FloatParamType) else None
 
 
 def _told(ctx: click.Context, error: _OneLine) -> _OneLine:

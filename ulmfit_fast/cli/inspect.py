@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import debug_option, device_option, encoding_option, json_option
+from ulmfit_fast.cli.options import (
+    debug_option,
+    device_option,
+    encoding_option,
+    json_option,
+    model_argument,
+)
 from ulmfit_fast.cli.values import terminal_of
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@model_argument
 @click.argument("text", metavar="TEXT|-")
 @click.option("--label", metavar="NAME", help="Class to explain. Default: the most probable.")
 @click.option(

@@ -43,13 +43,13 @@ RATE = click.FloatRange(min=0, min_open=True)
 @click.option("--size", type=click.Choice(["tiny", "small", "base"]), help="As in train.")
 @click.option("--tokenizer", type=click.Choice(["word", "subword"]), help="As in train.")
 @click.option("--preset", type=click.Choice(["paper", "fastai"]), help="As in train.")
-@click.option("--batch-size", metavar="N", type=click.IntRange(min=1), help="As in train.")
-@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), help="As in train.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @reading_options
 @click.option("--lowest", type=RATE, default=1e-7, show_default=True, help="Rate to begin with.")
 @click.option("--highest", type=RATE, default=10.0, show_default=True, help="Rate to end at.")
 @click.option(
-    "--steps", metavar="N", type=click.IntRange(min=20), default=100, show_default=True,
+    "--steps", type=click.IntRange(min=20), default=100, show_default=True,
     help="Steps between; the test ends sooner where the loss bursts.",
 )  # fmt: skip
 @click.option(

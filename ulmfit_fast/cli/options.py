@@ -133,9 +133,9 @@ run_options = _options(
     click.option("--preset", type=click.Choice(["paper", "fastai"]),
                  help="Recipe of schedules and rates. Default: fastai; to train without --base, "
                       "paper with 10 epochs of the language model and 15 of the classifier."),
-    click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="Of everything random: the same seed gives the same figures."),
-    click.option("--batch-size", metavar="N", type=click.IntRange(min=1),
+    click.option("--batch-size", type=click.IntRange(min=1),
                  help="Rows of a batch. Default: by the amount of text."),
     reading_options,
     click.option("--cuda-graphs/--no-cuda-graphs", default=False, show_default=True,

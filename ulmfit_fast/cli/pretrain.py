@@ -19,7 +19,7 @@ from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal
     shell_complete=complete_files,
     help="Go on from this language model: a model folder, or a .pth, .tgz or address of fastai's.",
 )
-@click.option("--epochs", metavar="N", type=click.IntRange(min=1), help="Passes over the text.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the text.")
 @lr_option
 @run_options
 @click.pass_context

@@ -7,12 +7,16 @@ from typing import Any
 
 import click
 
-from ulmfit_fast.cli.options import debug_option, json_option
+from ulmfit_fast.cli.options import (
+    complete_models,
+    debug_option,
+    json_option,
+)
 from ulmfit_fast.cli.values import terminal_of
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_models)
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="Default: report.html in RUN."
 )

@@ -23,6 +23,13 @@ STATUSES = (
 )
 
 
+def say_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Write a warning of a library in one line, without its place; a warnings.showwarning."""
+    from ulmfit_fast.errors import one_line
+
+    sys.stderr.write(f"warning: {one_line(' '.join(str(message).split()), 1_000)}\n")
+
+
 def report_defect(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:

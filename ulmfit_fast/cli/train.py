@@ -50,9 +50,7 @@ from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal
     shell_complete=complete_files,
     help="More texts like yours for the language model; may be repeated.",
 )
-@click.option(
-    "--general-epochs", metavar="N", type=click.IntRange(min=1), help="Passes over --general."
-)
+@click.option("--general-epochs", type=click.IntRange(min=1), help="Passes over --general.")
 @click.option(
     "--lm-epochs",
     metavar="N",

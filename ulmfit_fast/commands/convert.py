@@ -67,7 +67,7 @@ def convert(options: ConvertOptions, terminal: Terminal) -> None:
             use = f"language_model_learner(pretrained_fnames=['{weights.stem}', '{vocab.stem}'])"
     else:
         trainer = read_source(options, terminal)
-        trainer.save(options.target)
+        trainer.save(options.target, overwrite=options.overwrite)
         use = f"ulmfit-fast train FILE --base {options.target}"
         if trainer.classifier is not None:
             use = f"ulmfit-fast predict {options.target} FILE"

@@ -50,6 +50,11 @@ def export(options: ExportOptions, terminal: Terminal) -> None:
     check_place(options.out, SUFFIXES[options.to], overwrite=options.overwrite)
     if options.to != "onnx" and (options.precision != "fp32" or options.int8):
         raise InputError("--to torch-export: weights stay fp32; leave out --precision and --int8")
+    if options.int8 and options.precision != "fp32":
+        raise InputError(
+            "--int8 and --precision bf16 exclude each other: 8-bit weights are half as large as "
+            "bf16 already; leave one of them out"
+        )
     folder = find_model(options.model, "model", "language_model")
     trainer = ULMFiTTrainer.load(folder, device="cpu")
     texts = _texts(options.texts, trainer.text_columns)

@@ -11,6 +11,9 @@ from ulmfit_fast.commands.terminal import listing, shorten
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import SkippedRow, TextTable
 
+# More classes than these with fewer rows each than these are said to be odd.
+MANY_CLASSES, FEW_ROWS_A_CLASS = 20, 10
+
 
 @dataclass(frozen=True)
 class Part:
@@ -74,7 +77,8 @@ def check_classes(part: Part) -> None:
     if len(classes) == len(part) > 2:
         raise InputError(
             f"{part.source}: each of the {len(part)} labelled rows has a label of its own, such as "
-            f"'{shorten(part.labels[0])}'; name the column of classes with --label-column"
+            f"'{shorten(part.labels[0])}'; give more rows of each class, or name the column of "
+            "classes with --label-column"
         )
 
 
@@ -165,6 +169,12 @@ def notes_on(labelled: Part, train: Part, valid: Part, test: Part | None) -> lis
         notes.append(
             f"{len(unmeasured)} of {len(first_row)} classes have no row to validate on ({names}): "
             "how well they are found is not measured"
+        )
+    n_classes = len(set(labelled.labels))
+    if n_classes > MANY_CLASSES and len(labelled) < FEW_ROWS_A_CLASS * n_classes:
+        notes.append(
+            f"{n_classes} classes for {len(labelled):,} labelled rows: few rows a class to learn "
+            "from (is this the right column? see --label-column)"
         )
     notes += _repeats(labelled)
     pairs = [("validation", valid, train), ("test", test, train), ("test", test, valid)]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ulmfit_fast.errors import InputError, TrainingStopped
+from ulmfit_fast.text.sources import find_file
 
 #: What only a run that is not finished needs.
 CHECKPOINTS = "checkpoints"
@@ -44,8 +45,8 @@ class RunFolder:
             raise InputError(f"--out {path}: a file has this name; give another folder with --out")
         if path.exists() and not overwrite:
             raise InputError(
-                f"--out {path}: this folder exists; give another one with --out, or replace it "
-                "with --overwrite"
+                f"{path}: this folder exists; give another one with --out, or replace it with "
+                "--overwrite"
             )
         if path.exists() and not _may_be_replaced(path):
             raise InputError(
@@ -164,10 +165,21 @@ def check_finished(path: Path) -> None:
         )
 
 
-def default_out(source: str) -> Path:
-    """Return `runs/<name of the file without its endings>`."""
-    name = Path(source.removeprefix("hf:")).name.partition(".")[0]
-    return Path("runs") / (name or "run")
+def default_out(file: str, start: str | None = None) -> Path:
+    """Return `runs/<name of the file without its endings>`.
+
+    Args:
+        file: of texts; empty for none.
+        start: of which the folder has its name then.
+
+    Raises:
+        InputError: the folder is taken, and the file cannot be read: that is to be said first.
+    """
+    name = Path((file or start or "").removeprefix("hf:")).name.partition(".")[0]
+    out = Path("runs") / (name or "run")
+    if out.exists() and file and not file.startswith("hf:"):
+        find_file(Path(file))
+    return out
 
 
 def find_model(path: Path, *kinds: str) -> Path:

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+# A terminal of fewer columns than these gets tables without an indent.
+NARROW = 60
 # Cells before the text of a fact.
 NAME_WIDTH = 10
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -52,15 +54,7 @@ class Terminal:
         Paths and commands that are to be copied belong into `say`, which never breaks a line.
         """
         line = f"{name:{NAME_WIDTH}s}{text}"
-        if not self.is_live:
-            self.say(line)
-            return
-        width = max(shutil.get_terminal_size().columns, 2 * NAME_WIDTH)
-        lines = textwrap.wrap(
-            printable(line), width, subsequent_indent=" " * NAME_WIDTH, break_long_words=False,
-            break_on_hyphens=False,
-        )  # fmt: skip
-        for part in lines:
+        for part in _in_lines(line, " " * NAME_WIDTH) if self.is_live else [line]:
             self.say(part)
 
     @property
@@ -74,8 +68,10 @@ class Terminal:
         sys.stderr.flush()
 
     def warn(self, line: str) -> None:
-        """Write a warning to standard error."""
-        self.note(f"warning: {line}")
+        """Write a warning to standard error, in several lines where a terminal is too narrow."""
+        line = f"warning: {line}"
+        for part in _in_lines(line, "  ") if sys.stderr.isatty() else [line]:
+            self.note(part)
 
     def result(self, values: Mapping[str, object]) -> None:
         """Write one JSON object, if results are wanted as JSON."""
@@ -104,6 +100,15 @@ class Terminal:
             self.say(" " * indent + line.rstrip())
 
 
+def _in_lines(line: str, indent: str) -> list[str]:
+    """Break a line between its words for the width of the terminal."""
+    width = max(shutil.get_terminal_size().columns, 2 * NAME_WIDTH)
+    return textwrap.wrap(
+        printable(line), width, subsequent_indent=indent, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
 def _draw_table(rows: Sequence[Sequence[str]], indent: int, left: Sequence[int]) -> None:
     """Draw a table whose cells are broken where the terminal is too narrow for them."""
     from rich import box
@@ -112,12 +117,14 @@ def _draw_table(rows: Sequence[Sequence[str]], indent: int, left: Sequence[int])
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold",
+                  collapse_padding=True)  # fmt: skip
     for number, name in enumerate(rows[0]):
         table.add_column(Text(name), justify="left" if number in left else "right", overflow="fold")
     for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    Console(file=sys.stdout, highlight=False).print(Padding(table, (0, 0, 0, indent)))
+        table.add_row(*(Text(cell.replace(" %", "\u00a0%")) for cell in row))  # never apart
+    console = Console(file=sys.stdout, highlight=False)
+    console.print(Padding(table, (0, 0, 0, indent if console.width >= NARROW else 0)))
 
 
 def shorten(text: str, n_characters: int = 60) -> str:

@@ -164,7 +164,7 @@ def model_folder_of(start: str, terminal: Terminal) -> Iterator[Path]:
 
 def _run_folder(options: TrainOptions, verb: str) -> RunFolder:
     if options.resume is None:
-        out = options.out or default_out(options.files.train or options.start or "")
+        out = options.out or default_out(options.files.train, options.start)
         return RunFolder(out, overwrite=options.overwrite, go_on=how_to_go_on(verb, out))
     path = path_of_run(options.resume)
     folder = RunFolder(path, overwrite=True, resume=True, go_on=how_to_go_on(verb, path))

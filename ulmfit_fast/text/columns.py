@@ -15,7 +15,11 @@ Values = Sequence[str | None]
 # In each group, a name earlier in the table's own order does not win: two matches are a question.
 LABEL_NAMES = (
     ("label",),
-    ("labels", "class", "class_index", "category", "target", "y", "coarse_label", "label_text"),
+    (
+        *("labels", "class", "class_index", "category", "target", "y", "coarse_label"),
+        *("label_text", "kategorie", "klasse", "categorie", "catégorie", "categoria", "categoría"),
+        *("clase", "classe", "etiqueta", "étiquette"),
+    ),
     ("sentiment", "rating", "stars", "score", "polarity", "topic", "type", "intent", "tag"),
 )
 # One of these is the text...
@@ -24,7 +28,8 @@ TEXT_NAMES = (
     (
         *("texts", "review", "body", "content", "sentence", "comment", "document", "message"),
         *("tweet", "description", "article", "utterance", "question", "query", "post", "abstract"),
-        *("review_text", "review_body", "sms", "x"),
+        *("review_text", "review_body", "sms", "x", "texte", "texto", "testo", "kommentar"),
+        *("nachricht", "beschreibung"),
     ),
 )
 # ...and these stand beside it as fields of their own.
@@ -132,8 +137,8 @@ def _label(
         )
     if required:
         raise InputError(
-            f"{where}: no label column found among {_listed(list(columns))}: name it with "
-            "--label-column"
+            f"{where}: no label column found among {_listed(list(columns))}, as none has a few "
+            f"short values that repeat{_values_of(columns, names)}: name it with --label-column"
         )
     return None
 
@@ -143,7 +148,7 @@ def _texts(
 ) -> tuple[str, ...]:
     found = _by_name(names, TEXT_NAMES)
     if len(names) == 1 and not found:
-        if _is_numbers(columns[names[0]]):
+        if is_numbers(columns[names[0]]):
             raise InputError(
                 f'{where}: no text among {_listed(list(columns))}: "{shown(names[0])}" has only '
                 "numbers: name the text with --text-column"
@@ -163,8 +168,28 @@ def _texts(
             columns[by_length[1]]
         ):
             return (by_length[0],)
-    what = f"could be any of {_listed(found)}" if found else f"is none of {_listed(names)} by name"
-    raise InputError(f"{where}: the text {what}: choose one or more with --text-column")
+    if found:
+        raise InputError(
+            f"{where}: the text could be any of {_listed(found)}: choose one or more with "
+            "--text-column"
+        )
+    raise InputError(
+        f"{where}: no text column found among {_listed(names)}, as none has a usual name or long "
+        "values that differ: name one or more with --text-column"
+    )
+
+
+def _values_of(columns: Mapping[str, Values], names: Sequence[str]) -> str:
+    """Say how many values the columns have that a label could be in, for a message."""
+    shown_names = [name for name in names if not _is_text(columns[name])][:4]
+    counts = []
+    for name in shown_names:
+        present = _present(columns[name])
+        n = len(set(present))
+        counts.append(f'"{shown(name)}" has {n:,} in {len(present):,} rows' if n > 1
+                      else f'"{shown(name)}" has only one value' if n else
+                      f'"{shown(name)}" is empty')  # fmt: skip
+    return f" ({', '.join(counts)})" if counts else ""
 
 
 def _headless_fields(columns: Mapping[str, Values], labels: Sequence[str]) -> bool:
@@ -196,7 +221,8 @@ def _is_text(values: Values) -> bool:
     return n_words >= _FEWEST_WORDS * len(present) > 0 and 2 * len(set(present)) > len(present)
 
 
-def _is_numbers(values: Values) -> bool:
+def is_numbers(values: Values) -> bool:
+    """Tell a column of numbers, or of dates in figures; empty values do not count."""
     present = _present(values)
     return bool(present) and all(_NUMBER.fullmatch(value.strip()) for value in present)
 

@@ -6,6 +6,7 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,13 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+# What other kinds of file become a table by.
+_ADVICE_ON_KINDS = {
+    **dict.fromkeys(("xlsx", "xls", "ods", "numbers"), "save the sheet as CSV (UTF-8) first"),
+    **dict.fromkeys(("docx", "doc", "odt", "pdf", "rtf", "html", "htm"), "save it as .txt first"),
+    **dict.fromkeys(("zip", "tar", "tgz", "7z", "bz2", "zst"), "unpack it first, or pack as .gz"),
+}
 _BLOCK = 1 << 20
 
 
@@ -69,7 +77,12 @@ def find_file(path: Path) -> TableFile:
             readable, or of an unknown format.
     """
     if path.is_dir():
-        raise InputError(f"{path}: is a directory: give one file ({', '.join(FORMATS)})")
+        raise InputError(f"{path}: is a folder: give one file{_table_in(path)}")
+    if _ADDRESS.match(str(path)) and not path.exists():
+        raise InputError(
+            f"{path}: is an address, and only files are read: download it first, or give a data "
+            "set of the Hub as hf:OWNER/NAME"
+        )
     if not path.exists():
         raise InputError(f"{path}: no such file: {_nearest(path)}")
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -77,9 +90,11 @@ def find_file(path: Path) -> TableFile:
     extension = suffixes[-1][1:] if suffixes else ""
     extension = {"ndjson": "jsonl", "text": "txt"}.get(extension, extension)
     if extension not in FORMATS:
+        kind = f'unknown kind of file "{shown(extension)}"' if extension else "no ending"
+        other = _ADVICE_ON_KINDS.get(extension, "give another file")
         raise InputError(
-            f'{path}: unknown kind of file "{shown(extension)}": give a name that ends in '
-            f"{', '.join('.' + name for name in FORMATS)} (also .gz, .xz)"
+            f"{path}: {kind}: {other}; read are {', '.join('.' + name for name in FORMATS)} "
+            "(also .gz, .xz)"
         )
     file = TableFile(path, extension, compression)
     empty = path.stat().st_size == 0
@@ -90,6 +105,12 @@ def find_file(path: Path) -> TableFile:
     if empty:
         raise InputError(f"{path}: the file is empty: give a file with at least one text")
     return file
+
+
+def _table_in(folder: Path) -> str:
+    """Name a file of a folder, for a message."""
+    tables = sorted(p for p in folder.iterdir() if p.suffix.lower()[1:] in FORMATS and p.is_file())
+    return f", such as {tables[0]}" if tables else f" ({', '.join(FORMATS)})"
 
 
 def _nearest(path: Path) -> str:

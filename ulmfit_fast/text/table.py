@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .columns import Choice, Values, choose_columns
+from .columns import Choice, Values, choose_columns, is_numbers
 from .csv_check import has_known_name
 from .lines import read_lines
 from .rules import mark_fields
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # What pandas writes for a missing value. "NA", "None" and "null" are kept: they are words, too.
 _NAN = ("nan", "NaN")
+# So many numbers below a name that is none make it the name of a column.
+_FEWEST_NUMBERS = 5
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,10 @@ def load_table(
     columns, rows = load_file_columns(file, encoding, header)
     if file.format not in ("csv", "tsv"):
         return RawTable(file.name, columns, rows)
-    return RawTable(file.name, columns, rows, *names_of_csv(list(columns), header))
+    has_names, is_guessed = names_of_csv(list(columns), header)
+    # A header has no numbers in it: numbers below a name leave nothing to guess.
+    is_guessed &= len(rows) < _FEWEST_NUMBERS or not any(map(is_numbers, columns.values()))
+    return RawTable(file.name, columns, rows, has_names, is_guessed)
 
 
 def names_of_csv(names: list[str], header: bool | None) -> tuple[bool, bool]:

@@ -17,6 +17,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,28 @@ FILES = ("model.safetensors", "config.json", "tokenizer.json")
 
 
 def save_model(
-    path: Path, tensors: dict[str, Tensor], config: dict[str, Any], tokenizer: Tokenizer
+    path: Path,
+    tensors: dict[str, Tensor],
+    config: dict[str, Any],
+    tokenizer: Tokenizer,
+    *,
+    overwrite: bool = False,
 ) -> None:
-    """Write a model directory; a model that stands there is replaced.
+    """Write a model directory; a model of the same kind that stands there is replaced.
 
     Args:
         path: the directory.
         tensors: state dict without shared tensors.
         config: JSON values; format and version are added.
         tokenizer: saved beside the weights.
+        overwrite: whether a model of another kind may stand there.
 
     Raises:
-        InputError: something else than a model stands at path.
+        InputError: something else than a model of this kind stands at path.
         OSError: the disk refuses; what stood at path before is still there.
     """
     path = path.resolve()
-    check_replaceable(path)
+    check_replaceable(path, None if overwrite else config.get("kind"))
     with new_directory(path) as folder:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         (folder / "model.safetensors").write_bytes(save(contiguous))
@@ -74,9 +81,7 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Tokenizer
         InputError: no such directory, not a model, a file missing or damaged, or another version.
     """
     if not path.exists():
-        raise InputError(
-            f"{path}: no such model directory; give a folder that train or pretrain wrote"
-        )
+        raise InputError(f"{path}: no such model directory; {advice(path)}")
     config_file = path / "config.json"
     if not path.is_dir() or not config_file.exists():
         raise InputError(f"{path}: not a model directory (it has no config.json); {advice(path)}")
@@ -113,15 +118,38 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Tokenizer
 
 def advice(path: Path) -> str:
     """Say which folder was probably meant."""
+    if path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".txt", ".json", ".jsonl"):
+        return "this is a file of texts: give first the model's folder, then the file"
     if path.suffix.lower() in (".pth", ".h5", ".tgz"):
         return f"if it is fastai's, first: ulmfit-fast convert {path} DIR"
     inner = [name for name in ("model", "language_model") if (path / name / "config.json").exists()]
     if not inner:
-        return "give a folder that train or pretrain wrote"
+        near = _nearest_run(path)
+        return f"did you mean {near}?" if near else "give a folder that train or pretrain wrote"
     if inner == ["language_model"]:
         what = f"a language model; to classify, train with --base {path}"
         return f"did you mean {path / inner[0]} ({what})?"
     return f"did you mean {path / inner[0]}?"
+
+
+def _nearest_run(path: Path) -> Path | None:
+    """Return a run in a folder, or the one beside it whose name is the most like its own."""
+    inside = path.is_dir()
+    place = path if inside else path.parent
+    runs = [folder for folder in _folders(place) if any(
+        (folder / name / "config.json").exists() for name in (".", "model", "language_model")
+    )]  # fmt: skip
+    if inside:
+        return runs[0] if len(runs) == 1 else None
+    near = get_close_matches(path.name, [run.name for run in runs], n=1, cutoff=0.5)
+    return place / near[0] if near else None
+
+
+def _folders(place: Path) -> list[Path]:
+    """Return the folders in a place, without those that cannot be looked into."""
+    if not place.is_dir() or not os.access(place, os.R_OK | os.X_OK):
+        return []
+    return sorted(p for p in place.iterdir() if p.is_dir() and os.access(p, os.R_OK | os.X_OK))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -175,13 +203,24 @@ def new_directory(path: Path) -> Iterator[Path]:
                 shutil.rmtree(left)
 
 
-def check_replaceable(path: Path) -> None:
-    """Raise InputError unless path is free, an empty directory, or a model of ours."""
+def check_replaceable(path: Path, kind: str | None = None) -> None:
+    """Raise InputError unless path is free, an empty directory, or a model of this kind.
+
+    Args:
+        path: the place.
+        kind: "classifier" or "language_model"; None takes a model of any kind.
+    """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     config_file = path / "config.json"
-    if not config_file.is_file() or read_json(config_file).get("format") != FORMAT:
+    found = read_json(config_file) if config_file.is_file() else {}
+    if found.get("format") != FORMAT:
         raise InputError(f"{path}: stands there and is not a model; give another place to save to")
+    if kind is not None and found.get("kind") != kind:
+        raise InputError(
+            f"{path}: a model of another kind stands there ({found.get('kind')}, and this is a "
+            f"{kind}); give another place, or overwrite=True"
+        )
 
 
 def flush_to_disk(path: Path) -> None:

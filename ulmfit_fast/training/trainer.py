@@ -202,15 +202,16 @@ class ULMFiTTrainer(StageMakers):
         logits, _ = classify(classifier, batches, self.precision, self._copies)
         return predictions(logits, self.labels)
 
-    def save(self, path: str | Path, kind: str | None = None) -> None:
+    def save(self, path: str | Path, kind: str | None = None, *, overwrite: bool = False) -> None:
         """Write a model directory: safetensors and JSON, whole or not at all.
 
         Args:
-            path: the directory; a model that stands there is replaced.
+            path: the directory; a model of the same kind that stands there is replaced.
             kind: "classifier" or "language_model"; None takes the classifier where there is one.
+            overwrite: whether a model of another kind may stand there.
 
         Raises:
-            InputError: nothing of that kind was trained, or path is something else than a model.
+            InputError: nothing of that kind was trained, or something else stands at path.
             OSError: the disk refuses; what stood at path before is still there.
         """
         kind = kind or ("language_model" if self.classifier is None else "classifier")
@@ -223,7 +224,7 @@ class ULMFiTTrainer(StageMakers):
             "train": settings_of(model, self.config).to_dict(),
             "text_columns": list(self.text_columns),
         }
-        save_model(Path(path), model.state_dict(), config, self.tokenizer)
+        save_model(Path(path), model.state_dict(), config, self.tokenizer, overwrite=overwrite)
 
     @classmethod
     def from_fastai(cls, learn: object) -> ULMFiTTrainer:
