@@ -110,8 +110,8 @@ class RawTable:
                 f'{self.source}: column "{shown(str(choice.label))}" is empty in every row with '
                 "text: choose another with --label-column"
             )
-        # Who names a column knows that there is a header.
-        is_guessed = self.header_is_guessed and not text_columns and label_column is None
+        # Who names the label's column knows that there is a header.
+        is_guessed = self.header_is_guessed and label_column is None
         return TextTable(
             texts, kept, rows, skipped, choice.text, choice.label, self.source,
             tuple(self.columns) if is_guessed else (), self.has_names,
