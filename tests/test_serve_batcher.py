@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import WordModel
 
@@ -170,6 +170,7 @@ def test_an_error_of_the_model_fails_its_batch_alone(step: str) -> None:
     assert [str(error) for error in errors] == ["no memory"]
 
 
+@settings(deadline=None)  # a thread starts in every example
 @given(
     st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=30), min_size=1, max_size=6),
     st.integers(1, 40),

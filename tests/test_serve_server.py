@@ -30,7 +30,7 @@ SLOW = """
 import time
 from ulmfit_fast.serve import server
 from ulmfit_fast.serve.predictor import Predictor
-server.HEAD_TIMEOUT_S = 0.3
+server.HEAD_TIMEOUT_S = 1.0
 quick = Predictor.classify
 def slow(self, ids):
     time.sleep(0.5)
@@ -122,7 +122,7 @@ def test_sigterm_ends_it_after_the_running_request(model: Path) -> None:
         with socket.create_connection(("127.0.0.1", running.port), timeout=10) as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: local")
             assert connection.recv(100) == b"", "what sends half a head is not waited for"
-        assert 0.2 < time.monotonic() - started < 5
+        assert 0.8 < time.monotonic() - started < 9
         status, said = end_in_a_request(running, signal.SIGTERM)
     assert status == 0
     assert said[0] == f"serving films (2 classes, fp32 on cpu) on {running.url}, Ctrl-C ends it"
