@@ -178,7 +178,7 @@ class History(Observer):
 
         Raises:
             KeyError, TypeError, ValueError, AttributeError, OverflowError: a value is missing, of a
-            wrong kind or too large.
+                wrong kind or too large.
         """
         kind, stage = event["event"], str(event["stage"])
         if kind == "stage_started":
