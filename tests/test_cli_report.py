@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -15,7 +16,10 @@ from examinations import draw_examination, run_values, write_run
 
 from ulmfit_fast.commands import run_report
 from ulmfit_fast.commands.environment import environment, peak_memory
+from ulmfit_fast.commands.report import Run
+from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.interpret.examination_json import from_json
+from ulmfit_fast.training.trainer import ULMFiTTrainer
 
 WITH_REPORT = [option for option in SHORT if option != "--no-report"]
 
@@ -83,11 +87,12 @@ def test_a_report_that_fails_is_said_and_loses_no_model(
     assert "Traceback" in run("train", "train.csv", *WITH_REPORT, "--debug").stderr
 
 
-def said_only(run_: object, *_: object) -> None:
-    """Make the report of a run that is not made."""
-    from ulmfit_fast.commands.terminal import Terminal
-
-    run_report.make_report(None, run_report.parts_of(run_.data), Path("somewhere"), Terminal())  # type: ignore
+def said_only(described: Run, *_: object) -> None:
+    """Make the report of a run that is not made; what examines the trainer was replaced."""
+    trainer = cast(ULMFiTTrainer, None)
+    run_report.make_report(
+        trainer, run_report.parts_of(described.data), Path("somewhere"), Terminal()
+    )
 
 
 def test_the_model_stands_before_the_report_is_made(folder: Path, monkeypatch: pytest.MonkeyPatch):

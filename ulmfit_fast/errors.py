@@ -21,7 +21,7 @@ class TrainingError(RuntimeError):
 class TrainingStopped(KeyboardInterrupt):
     """Training that was asked to stop, by a signal or a time limit, and can go on later.
 
-    Like KeyboardInterrupt it passes `except Exception`.
+    A KeyboardInterrupt, so that code which handles every Exception does not go on training.
 
     Args:
         message: one line, as of InputError, and how to go on.

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from ulmfit_fast.cli.options import (
+    base_option,
     complete_files,
-    complete_models,
     debug_option,
     json_option,
     label_column_option,
@@ -27,13 +27,7 @@ RATE = click.FloatRange(min=0, min_open=True)
     "--stage", type=click.Choice(["classifier", "language-model", "pretrain"]),
     help="Of train, or the verb pretrain. Default: classifier with --base, else language-model.",
 )  # fmt: skip
-@click.option(
-    "--base",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    shell_complete=complete_models,
-    help="Language model to start from: a run of pretrain or train.",
-)
+@base_option
 @click.option(
     "--unlabelled",
     multiple=True,

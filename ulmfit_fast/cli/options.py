@@ -114,6 +114,13 @@ class Duration(click.ParamType[float]):
         return 3600.0 * hours + 60.0 * minutes + seconds
 
 
+base_option = click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    shell_complete=complete_models,
+    help="Language model to start from: a run of pretrain or train.",
+)
 lr_option = click.option(
     "--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
     help="Largest learning rate. Default: the recipe's; lr-find suggests one.",

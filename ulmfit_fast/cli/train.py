@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ulmfit_fast.cli.options import (
+    base_option,
     complete_files,
-    complete_models,
     label_column_option,
     lm_lr_option,
     lr_option,
@@ -30,13 +29,7 @@ from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal
 @click.option(
     "--test", metavar="FILE", shell_complete=complete_files, help="Rows for one test at the end."
 )
-@click.option(
-    "--base",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    shell_complete=complete_models,
-    help="Language model to start from: a run of pretrain or train.",
-)
+@base_option
 @click.option(
     "--general",
     metavar="FILE",
