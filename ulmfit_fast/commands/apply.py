@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from ulmfit_fast.commands.data import header_remark, quoted
+from ulmfit_fast.commands.data import quoted, reading_remarks
 from ulmfit_fast.commands.parts import check_labels, labelled_part, rows_without_label
 from ulmfit_fast.commands.report import evaluation_values, format_error, skipped_rows
 from ulmfit_fast.commands.run_folder import find_model
@@ -147,7 +147,7 @@ def _read(
     table = raw.choose(
         text_columns=text_columns or None, label_column=label_column, labelled=labelled
     )
-    for remark in header_remark(table):
+    for remark in reading_remarks(table):
         terminal.note(remark)
     return table
 

@@ -6,10 +6,23 @@ import random
 from collections.abc import Sequence
 
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text import TextStream
+from ulmfit_fast.text import Texts, TextStream
 
 # Share of a general text's documents that the language model is measured on.
 GENERAL_VALID_SHARE = 0.05
+
+
+def split_documents(
+    texts: Sequence[str] | TextStream, source: str, seed: int
+) -> tuple[Texts, Texts]:
+    """Hold documents out: as split_stream does of a large stream, else as split_texts does.
+
+    Raises:
+        InputError: as of these.
+    """
+    if not isinstance(texts, TextStream):
+        return split_texts(texts, source, seed)
+    return split_stream(texts, seed) if texts.is_large else split_texts(list(texts), source, seed)
 
 
 def split_texts(texts: Sequence[str], source: str, seed: int) -> tuple[list[str], list[str]]:
@@ -27,7 +40,7 @@ def split_texts(texts: Sequence[str], source: str, seed: int) -> tuple[list[str]
 
 
 def split_stream(texts: TextStream, seed: int) -> tuple[TextStream, TextStream]:
-    """Hold documents of a large file out, each by a number made of its content and the seed.
+    """Hold documents of a large stream out, each by a number made of its content and the seed.
 
     Raises:
         InputError: the file cannot be used, or all of its documents fall into one part.

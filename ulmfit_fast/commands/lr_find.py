@@ -19,12 +19,12 @@ from ulmfit_fast.commands.choices import (
     choose,
     count_words,
 )
-from ulmfit_fast.commands.data import Files, read_training_data
+from ulmfit_fast.commands.data import Files, read_general, read_training_data
 from ulmfit_fast.commands.terminal import Terminal, count, listing
 from ulmfit_fast.commands.train import check_base, check_size
 from ulmfit_fast.commands.waiting import showing_progress
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text import Texts, read_table, stream_texts
+from ulmfit_fast.text import Texts, TextStream
 from ulmfit_fast.training.config import StageConfig, StageName
 from ulmfit_fast.training.range_tasks import Rates, find_rate_for
 from ulmfit_fast.training.range_test import RangeTest
@@ -104,17 +104,8 @@ def _read(options: LrFindOptions, stage: StageChoice) -> tuple[Texts, list[str] 
         if stage == "classifier":
             return data.train.texts, data.train.labels
         return [*data.train.texts, *data.unlabelled], data.train.labels
-    columns = files.text_columns or None
-    stream = stream_texts(
-        files.train, text_columns=columns, encoding=files.encoding, header=files.header
-    )
-    if stream is not None:
-        return stream, None
-    table = read_table(
-        files.train, text_columns=columns, encoding=files.encoding, header=files.header,
-        labelled=False,
-    )  # fmt: skip
-    return table.texts, None
+    table = read_general(files)
+    return (table if isinstance(table, TextStream) else table.texts), None
 
 
 def _choose(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ulmfit_fast.errors import InputError, TrainingStopped
-from ulmfit_fast.text.sources import find_file
+from ulmfit_fast.text.shards import check_source, name_of_source
 
 #: What only a run that is not finished needs.
 CHECKPOINTS = "checkpoints"
@@ -169,16 +169,16 @@ def default_out(file: str, start: str | None = None) -> Path:
     """Return `runs/<name of the file without its endings>`.
 
     Args:
-        file: of texts; empty for none.
+        file: of texts, or a folder or pattern of such; empty for none.
         start: of which the folder has its name then.
 
     Raises:
         InputError: the folder is taken, and the file cannot be read: that is to be said first.
     """
-    name = Path((file or start or "").removeprefix("hf:")).name.partition(".")[0]
+    name = name_of_source(file.removeprefix("hf:")) or Path(start or "").name.partition(".")[0]
     out = Path("runs") / (name or "run")
     if out.exists() and file and not file.startswith("hf:"):
-        find_file(Path(file))
+        check_source(file)
     return out
 
 

@@ -13,9 +13,15 @@ from pathlib import Path
 from ulmfit_fast.commands.cache import cache_folder
 from ulmfit_fast.commands.choices import Base, Settings, check_settings, choose, count_words
 from ulmfit_fast.commands.convert import ConvertOptions, read_source
-from ulmfit_fast.commands.data import TrainingData, header_remark, read_training_data
+from ulmfit_fast.commands.data import (
+    TrainingData,
+    read_general,
+    read_training_data,
+    reading_remarks,
+    skipped_of,
+)
 from ulmfit_fast.commands.environment import peak_memory
-from ulmfit_fast.commands.held_out import split_stream, split_texts
+from ulmfit_fast.commands.held_out import split_documents
 from ulmfit_fast.commands.loggers import make_loggers
 from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, summarize
 from ulmfit_fast.commands.run_folder import (
@@ -36,7 +42,7 @@ from ulmfit_fast.commands.train_options import (
     write_record,
 )
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text import SkippedRow, TextStream, TextTable, read_table, stream_texts
+from ulmfit_fast.text import SkippedRow, TextStream, TextTable
 from ulmfit_fast.training.config import StageName
 from ulmfit_fast.training.observer import Observer
 from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog
@@ -74,7 +80,7 @@ def train(options: TrainOptions, terminal: Terminal) -> None:
 
 
 def pretrain(options: TrainOptions, terminal: Terminal) -> None:
-    """Train a language model on a file of text, and write the run's folder.
+    """Train a language model on one or more files of text, and write the run's folder.
 
     Without a file the model to start from is written as it is.
 
@@ -130,21 +136,11 @@ def check_size(settings: Settings, option: str, model: object) -> None:
 def _pretrain(
     options: TrainOptions, folder: RunFolder, base: Base | None, terminal: Terminal
 ) -> None:
-    files = options.files
     name: StageName = "pretrain" if base is None else "language_model"
-    columns, seed = files.text_columns or None, options.settings.seed
-    table: TextTable | TextStream | None = stream_texts(
-        files.train, text_columns=columns, encoding=files.encoding, header=files.header
-    )
-    if isinstance(table, TextStream):
-        stages = [LanguageModelStage(name, *split_stream(table, seed))]
-    else:
-        table = read_table(
-            files.train, text_columns=columns, encoding=files.encoding, header=files.header,
-            labelled=False,
-        )  # fmt: skip
-        texts, valid_texts = split_texts(table.texts, table.source, seed)
-        stages = [LanguageModelStage(name, texts, valid_texts)]
+    table = read_general(options.files)
+    documents = table if isinstance(table, TextStream) else table.texts
+    parts = split_documents(documents, table.source, options.settings.seed)
+    stages = [LanguageModelStage(name, *parts)]
     _execute(_choose(options, stages, base=base, table=table), folder, options, terminal)
 
 
@@ -209,7 +205,7 @@ def _language_model_stages(
         return [LanguageModelStage("language_model", target, valid)]
     if not data.general:
         return [LanguageModelStage("pretrain", target, valid)]
-    general = LanguageModelStage("pretrain", *split_texts(data.general, "--general", seed))
+    general = LanguageModelStage("pretrain", *split_documents(data.general, "--general", seed))
     return [general, LanguageModelStage("language_model", target, valid)]
 
 
@@ -232,11 +228,7 @@ def _choose(
     if data is not None:
         run.skipped, run.remarks = data.skipped, data.remarks
     if table is not None:
-        run.skipped = [(table.source, row) for row in table.skipped]
-        run.remarks = header_remark(table)
-        if isinstance(table, TextStream) and table.n_skipped > len(table.skipped):
-            listed = f"the first {len(table.skipped):,} are listed"
-            run.remarks.append(f"{table.source}: {table.n_skipped:,} rows have no text; {listed}")
+        run.skipped, run.remarks = skipped_of(table), reading_remarks(table)
     return run
 
 

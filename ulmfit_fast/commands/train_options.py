@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ulmfit_fast.commands.choices import Settings
 from ulmfit_fast.commands.data import Files
 from ulmfit_fast.commands.invocation import command_line
 from ulmfit_fast.errors import InputError
+from ulmfit_fast.text.shards import Shards, is_sharded
 from ulmfit_fast.training.checkpoint import flush_to_disk, read_json
 from ulmfit_fast.training.resume import DEFAULT_EVERY_S
 
@@ -82,13 +85,14 @@ def write_record(folder: Path, verb: str, options: TrainOptions) -> None:
     """Write what a run was called with, and the hashes of what it reads."""
     values = {name: v for name, v in asdict(options).items() if name not in _OF_ONE_PROCESS}
     values["command"] = command_line()
+    texts = _texts_of(options)
     record = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "verb": verb,
         "folder": os.getcwd(),
         "options": values,
-        "inputs": {name: _hash_of(Path(name)) for name in _inputs(options)},
+        "inputs": {name: _hash_of(name, texts) for name in _inputs(options)},
     }
     path, partial = folder / RECORD, folder / f".{RECORD}"
     partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
@@ -125,10 +129,11 @@ def read_record(options: TrainOptions, folder: Path, verb: str) -> TrainOptions:
     if begun_by != verb:
         how = how_to_go_on(begun_by, options.resume or folder)
         raise InputError(f"{folder}: begun by {begun_by}; go on with: {how}")
+    texts = [_found_from(began_in, name) for name in _texts_of(begun)]
     if began_in != Path.cwd():
         begun = _relative_to(begun, began_in)
     for name, wanted in inputs.items():
-        if _hash_of(began_in / name) != wanted:
+        if _hash_of(_found_from(began_in, name), texts) != wanted:
             raise InputError(
                 f"{began_in / name}: missing or changed since {folder} was begun (its SHA-256 is "
                 "not the one that was noted); restore it, or train anew"
@@ -152,7 +157,7 @@ def _relative_to(options: TrainOptions, folder: Path) -> TrainOptions:
     """Return options whose files are found from another working folder."""
 
     def moved(name: str | None) -> str | None:
-        return str(folder / name) if name and not name.startswith("hf:") else name
+        return _found_from(folder, name) if name and not name.startswith("hf:") else name
 
     def moved_path(path: Path | None) -> Path | None:
         return None if path is None else folder / path
@@ -172,21 +177,44 @@ def _relative_to(options: TrainOptions, folder: Path) -> TrainOptions:
     )  # fmt: skip
 
 
-def _inputs(options: TrainOptions) -> list[str]:
-    """Return the files that a run reads, as far as they are files here."""
+def _texts_of(options: TrainOptions) -> list[str]:
     files = options.files
     names = [files.train, files.valid, files.test, files.general, *files.unlabelled]
-    names += [str(options.base) if options.base else None, options.start]
+    return [name for name in names if name]
+
+
+def _inputs(options: TrainOptions) -> list[str]:
+    """Return the files that a run reads, as far as they are files here."""
+    names = [*_texts_of(options), str(options.base or ""), options.start or ""]
     elsewhere = ("hf:", "http:", "https:")
     return list(dict.fromkeys(name for name in names if name and not name.startswith(elsewhere)))
 
 
-def _hash_of(path: Path) -> str | None:
-    """Return the SHA-256 of a file, or of a model's manifest, which has those of its files."""
+def _found_from(folder: Path, name: str) -> str:
+    """Return how a file, a folder or a pattern is named from another working folder."""
+    place = folder / name
+    if place.exists() or not glob.has_magic(name):
+        return str(place)
+    return os.path.join(glob.escape(str(folder)), name)
+
+
+def _hash_of(name: str, texts: Sequence[str]) -> str | None:
+    """Return the SHA-256 of a file, of a model's manifest, which has its files', or of shards.
+
+    Args:
+        name: of a file or folder, or a pattern.
+        texts: names that are not those of models.
+    """
+    path = Path(name)
+    if name in texts and is_sharded(name):
+        hashes = [(file.path.name, _hash_of_file(file.path)) for file in Shards(name).files]
+        return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
     if path.is_dir():
         found = [path, path / "language_model", path / "model"]
         path = next((f / "manifest.json" for f in found if (f / "manifest.json").exists()), path)
-    if not path.is_file():
-        return None
+    return _hash_of_file(path) if path.is_file() else None
+
+
+def _hash_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -60,7 +60,9 @@ def _fields_of_any_size() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def check_csv(file: TableFile, encoding: str | None, header: bool | None) -> CsvShape:
+def check_csv(
+    file: TableFile, encoding: str | None, header: bool | None, *, delimiter: str | None = None
+) -> CsvShape:
     """Read a csv or tsv file strictly.
 
     Args:
@@ -69,6 +71,7 @@ def check_csv(file: TableFile, encoding: str | None, header: bool | None) -> Csv
         header: None decides: the first record is a header unless a field of it is empty, a number,
             repeated, or longer than 3 words or 40 characters; a well-known name (label, text, ...)
             settles it.
+        delimiter: None finds it in a csv file.
 
     Raises:
         InputError: a byte is not of the encoding, a NUL, a quote is not closed, a record has more
@@ -78,7 +81,8 @@ def check_csv(file: TableFile, encoding: str | None, header: bool | None) -> Csv
     with _fields_of_any_size(), open_lines(file, encoding, newline="") as stream:
         lines = checked_lines(file, stream)
         sample = list(islice(lines, _SAMPLE_LINES))
-        delimiter = "\t" if file.format == "tsv" else _sniff(sample)
+        if delimiter is None:
+            delimiter = "\t" if file.format == "tsv" else _sniff(sample)
         records = _records(file, chain(sample, lines), delimiter)
         first_line, first = next((r for r in records if not _is_blank(r[1])), (0, []))
         if not first:

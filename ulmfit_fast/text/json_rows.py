@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from ..errors import InputError
@@ -41,9 +41,21 @@ def read_json(file: TableFile, encoding: str | None) -> tuple[Columns, list[int]
 
 
 def stream_json(
-    file: TableFile, encoding: str | None
+    file: TableFile,
+    encoding: str | None,
+    *,
+    texts: Container[str] | None = None,
+    left_out: dict[str, str] | None = None,
 ) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Yield line or number and the keys and values, as text, of each object; see read_json."""
+    """Yield line or number and the keys and values, as text, of each object; see read_json.
+
+    Args:
+        file: format json or jsonl.
+        encoding: None takes the BOM's, else UTF-8.
+        texts: keys whose values must not be lists or objects; those of others are left out then.
+            None: all keys.
+        left_out: gets the keys that were left out, with what they hold.
+    """
     with open_lines(file, encoding_of(file, encoding)) as stream:
         for number, unit, value in _objects(file, checked_lines(file, stream)):
             if not isinstance(value, dict):
@@ -51,13 +63,16 @@ def stream_json(
                     f"{file.name}: {unit} {number}: is {_kind(value)}, not an object: write "
                     '{"text": ..., "label": ...}'
                 )
-            for key, entry in value.items():
-                if isinstance(entry, (dict, list)):
+            nested = {k: e for k, e in value.items() if isinstance(e, (dict, list))}
+            for key, entry in nested.items():
+                if texts is None or key in texts:
                     raise InputError(
                         f'{file.name}: {unit} {number}: key "{shown(key)}" holds {_kind(entry)}: '
                         "give it one text or number, or leave the key out"
                     )
-            yield number, {key: _as_text(entry) for key, entry in value.items()}
+                if left_out is not None:
+                    left_out[key] = _kind(entry)
+            yield number, {k: _as_text(e) for k, e in value.items() if k not in nested}
 
 
 def _objects(file: TableFile, lines: Iterator[str]) -> Iterator[tuple[int, str, Any]]:

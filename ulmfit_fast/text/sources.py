@@ -33,6 +33,7 @@ _ADVICE_ON_KINDS = {
     **dict.fromkeys(("xlsx", "xls", "ods", "numbers"), "save the sheet as CSV (UTF-8) first"),
     **dict.fromkeys(("docx", "doc", "odt", "pdf", "rtf", "html", "htm"), "save it as .txt first"),
     **dict.fromkeys(("zip", "tar", "tgz", "7z", "bz2", "zst"), "unpack it first, or pack as .gz"),
+    "arrow": "save it as parquet first (Dataset.to_parquet)",
 }
 _BLOCK = 1 << 20
 
@@ -85,13 +86,10 @@ def find_file(path: Path) -> TableFile:
         )
     if not path.exists():
         raise InputError(f"{path}: no such file: {_nearest(path)}")
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = suffixes.pop() if suffixes and suffixes[-1] in _COMPRESSED else ""
-    extension = suffixes[-1][1:] if suffixes else ""
-    extension = {"ndjson": "jsonl", "text": "txt"}.get(extension, extension)
+    extension, compression, advice = kind_of(path)
     if extension not in FORMATS:
         kind = f'unknown kind of file "{shown(extension)}"' if extension else "no ending"
-        other = _ADVICE_ON_KINDS.get(extension, "give another file")
+        other = advice or "give another file"
         raise InputError(
             f"{path}: {kind}: {other}; read are {', '.join('.' + name for name in FORMATS)} "
             "(also .gz, .xz)"
@@ -105,6 +103,21 @@ def find_file(path: Path) -> TableFile:
     if empty:
         raise InputError(f"{path}: the file is empty: give a file with at least one text")
     return file
+
+
+def kind_of(path: Path) -> tuple[str, str, str]:
+    """Tell by a file's name what it is.
+
+    Returns:
+        format: one of FORMATS, or another ending, without its dot.
+        compression: ".gz", ".xz" or "".
+        advice: how a file of another kind becomes one of these; may be empty.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in _COMPRESSED else ""
+    extension = suffixes[-1][1:] if suffixes else ""
+    extension = {"ndjson": "jsonl", "text": "txt"}.get(extension, extension)
+    return extension, compression, _ADVICE_ON_KINDS.get(extension, "")
 
 
 def _table_in(folder: Path) -> str:

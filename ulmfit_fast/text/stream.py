@@ -1,40 +1,38 @@
-"""The texts of a large file, read anew at every pass: memory does not grow with the file."""
+"""The texts of large files, read anew at every pass: memory does not grow with them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from hashlib import blake2b
-from itertools import chain, islice
-from pathlib import Path
 
 from ..errors import InputError
-from .csv_check import check_csv, stream_csv
-from .json_rows import stream_json
 from .lines import stream_lines
-from .sources import TableFile, find_file, shown
-from .table import RawTable, SkippedRow, names_of_csv, text_of
+from .shard_rows import ShardRows
+from .shards import Shards
+from .sources import TableFile, shown
+from .table import RawTable, SkippedRow, text_of
 
-# Smaller files are read whole. One that is packed counts as so many times its size.
+# Smaller files are read whole.
 _LARGE_BYTES = 64 << 20
-_UNPACKED = 4
-# Rows that the columns are chosen by, and rows without text that are kept to be listed.
-_SAMPLE_ROWS = 2_000
+# Rows without text that are kept to be listed.
 _MOST_LISTED = 10_000
-
-Rows = Iterator[tuple[int, Mapping[str, str | None]]]
 
 
 class TextStream:
     """Texts that are read anew at every pass.
 
-    Its length and n_words need a pass of their own, once. A file must not change between passes.
+    Its length and n_words need a pass of their own, once. Files must not change between passes;
+    those of `stream_texts` end in an InputError if they do.
 
     Args:
         read: begins a pass.
-        source: file, for messages.
+        source: file or folder, for messages.
 
     Attributes:
-        source: file, for messages.
+        source: file or folder, for messages.
+        is_large: whether the texts are too many for a list; a folder's may be few.
+        n_files: how many files they stand in.
+        text_columns: that they were read from.
         skipped: the first rows without text, after a whole pass.
         n_skipped: how many there are.
         guessed_header: as in TextTable.
@@ -42,6 +40,9 @@ class TextStream:
 
     def __init__(self, read: Callable[[], Iterator[str]], source: str) -> None:
         self.source = source
+        self.is_large = True
+        self.n_files = 1
+        self.text_columns: tuple[str, ...] = ()
         self.skipped: list[SkippedRow] = []
         self.n_skipped = 0
         self.guessed_header: tuple[str, ...] = ()
@@ -90,6 +91,40 @@ class TextStream:
         rest = TextStream(lambda: (t for t in self if digest(t) >= bound), self.source)
         return rest, TextStream(held_out, self.source)
 
+    def without(self, texts: Container[str]) -> TextStream:
+        """Return the texts that are not among some others."""
+        rest = TextStream(lambda: (t for t in self if t not in texts), self.source)
+        rest.is_large = self.is_large
+        return rest
+
+
+class OpenedTexts:
+    """Files whose columns are known, before the one of the text is chosen.
+
+    Attributes:
+        head: the first rows.
+    """
+
+    def __init__(self, rows: ShardRows) -> None:
+        self.head: RawTable = rows.head()
+        self._rows = rows
+
+    def choose(self, text_columns: Sequence[str] | None) -> TextStream:
+        """Choose the columns of the text; see stream_texts."""
+        try:
+            choice = self.head.choice(text_columns, None, labelled=False)
+        except InputError as error:
+            left_out = self._rows.left_out()
+            if not left_out:
+                raise
+            raise InputError(f"{error}; left out are {left_out}") from error
+        source = self._rows.shards.source
+        stream = TextStream(lambda: _texts(self._rows, choice.text, stream), source)
+        stream.is_large = self._rows.shards.n_bytes >= _LARGE_BYTES
+        stream.n_files, stream.text_columns = len(self._rows.shards.files), choice.text
+        stream.guessed_header = tuple(self.head.columns) if self.head.header_is_guessed else ()
+        return stream
+
 
 def stream_texts(
     source: str,
@@ -98,80 +133,73 @@ def stream_texts(
     encoding: str | None = None,
     header: bool | None = None,
 ) -> TextStream | None:
-    """Open a large file of texts without reading it whole.
+    """Open a large file of texts, or many files, without reading them whole.
 
     Texts, skipped rows and errors are those of `read_table(source, ..., labelled=False)`; errors
     come when a pass gets there, and columns without well-known names are chosen by the first rows.
+    Files of a folder or a pattern are of one format and read one after the other (`Shards`); the
+    columns are chosen by the first one with a text in it.
 
     Args:
-        source: a txt, csv, tsv, jsonl file, plain or packed.
+        source: a txt, csv, tsv, jsonl or parquet file, a folder of such files (also of json), or a
+            pattern that their paths fit, such as "corpus/**/train-*.parquet".
         text_columns: as for read_table.
         encoding: as for read_table.
         header: as for read_table.
 
     Returns:
-        texts: None if the source is small or of another kind: read_table reads it.
+        texts: None if the source is one file, and small or of another kind: read_table reads it.
 
     Raises:
-        InputError: as for read_table.
+        InputError: as for read_table; or a file of a folder is of another kind, lacks a column, or
+            has changed since an earlier pass.
     """
+    opened = open_texts(source, encoding=encoding, header=header)
+    return None if opened is None else opened.choose(text_columns)
+
+
+def open_texts(
+    source: str, *, encoding: str | None = None, header: bool | None = None
+) -> OpenedTexts | None:
+    """Open what stream_texts does, up to the choice of columns."""
     if source.startswith("hf:"):
         return None
-    file = find_file(Path(source))
-    size = file.path.stat().st_size * (_UNPACKED if file.compression else 1)
-    if size < _LARGE_BYTES:
+    shards = Shards(source)
+    if not shards.is_sharded and (
+        shards.n_bytes < _LARGE_BYTES or not _is_streamed(shards.files[0], encoding)
+    ):
         return None
-    return _stream_of(file, text_columns, encoding, header)
+    return OpenedTexts(ShardRows(shards, encoding, header))
 
 
-def _stream_of(
-    file: TableFile, text_columns: Sequence[str] | None, encoding: str | None, header: bool | None
-) -> TextStream | None:
-    has_names, is_guessed = True, False
+def _is_streamed(file: TableFile, encoding: str | None) -> bool:
+    """Tell whether the rows of a single file can be read one after the other."""
     if file.format == "txt":
-        if stream_lines(file, encoding) is None:
-            return None
-        has_names = False
-        begin: Callable[[], Rows] = lambda: _named(stream_lines(file, encoding))  # noqa: E731
-    elif file.format in ("csv", "tsv"):
-        shape = check_csv(file, encoding, header)
-        has_names, is_guessed = names_of_csv(list(shape.names), header)
-        begin = lambda: stream_csv(file, shape)  # noqa: E731
-    elif file.format == "jsonl":
-        begin = lambda: stream_json(file, encoding)  # noqa: E731
-    else:
-        return None
-    sample = list(islice(begin(), _SAMPLE_ROWS))
-    names = list(dict.fromkeys(chain.from_iterable(values for _, values in sample)))
-    columns = {name: [values.get(name) for _, values in sample] for name in names}
-    table = RawTable(file.name, columns, [n for n, _ in sample], has_names, is_guessed)
-    choice = table.choice(text_columns, None, labelled=False)
-    stream = TextStream(lambda: _texts(begin(), choice.text, stream), file.name)
-    stream.guessed_header = tuple(names) if is_guessed else ()
-    return stream
+        return stream_lines(file, encoding) is not None
+    if file.format == "parquet":
+        return not file.compression
+    return file.format in ("csv", "tsv", "jsonl")
 
 
-def _named(texts: Iterator[tuple[int, str]] | None) -> Rows:
-    for number, text in texts or ():
-        yield number, {"text": text}
-
-
-def _texts(rows: Rows, names: tuple[str, ...], stream: TextStream) -> Iterator[str]:
+def _texts(rows: ShardRows, names: tuple[str, ...], stream: TextStream) -> Iterator[str]:
     """Yield the texts of rows; at the end, tell the stream which have none."""
     skipped: list[SkippedRow] = []
     n_texts = n_skipped = 0
-    for row, values in rows:
-        text, why_missing = text_of([values.get(name) for name in names])
-        if why_missing is None:
-            n_texts += 1
-            yield text
-        else:
-            n_skipped += 1
-            if n_skipped <= _MOST_LISTED:
-                skipped.append(SkippedRow(row, "+".join(names), why_missing))
+    for file, rows_of_file in rows.of_columns(names):
+        shard = file.name if rows.shards.is_sharded else ""
+        for row, values in rows_of_file:
+            text, why_missing = text_of([values.get(name) for name in names])
+            if why_missing is None:
+                n_texts += 1
+                yield text
+            else:
+                n_skipped += 1
+                if n_skipped <= _MOST_LISTED:
+                    skipped.append(SkippedRow(row, "+".join(names), why_missing, shard))
     if not n_texts:
+        where = (skipped[0].file or stream.source) if skipped else stream.source
         raise InputError(
-            f'{stream.source}: row {skipped[0].row if skipped else 1}: column "{shown(names[0])}" '
+            f'{where}: row {skipped[0].row if skipped else 1}: column "{shown(names[0])}" '
             "has no text in any row: choose another with --text-column"
         )
     stream.skipped, stream.n_skipped = skipped, n_skipped

@@ -31,11 +31,13 @@ class SkippedRow:
         row: its line or record number, from 1.
         column: its name.
         reason: why it was left out.
+        file: that it stands in, where the source is several; else empty.
     """
 
     row: int
     column: str
     reason: str
+    file: str = ""
 
 
 @dataclass(frozen=True)
