@@ -1,17 +1,24 @@
 """Time texts to ids, ours in one and two processes and fastai's in turns, and ids to batches.
 
     python benchmarks/data_pipeline.py [--text FILE] [--characters 8000000] [--rounds 15]
+    python benchmarks/data_pipeline.py --shards FILE... [--gigabytes 2]
 
 writes benchmarks/results/data-pipeline--<cpu>--<yyyymmdd>.json and prints a line for each case.
 The texts are those of FILE (anything that ulmfit-fast reads), else of the demo's corpus, which are
 made of the docstrings of installed packages; fewer characters are repeated. A tokenizing call
 begins with nothing remembered, as a run does, and starts its processes. Ours makes ids; fastai's
 stops at tokens. Batches are those of LMStream, an epoch a call, from a corpus in a cache folder.
+
+With --shards it writes the texts of FILE..., repeated with changes, as shards of parquet and of
+packed jsonl into a temporary folder, and reads parts of it in processes of their own: does memory
+grow with the text? The record is text-shards--<cpu>--<yyyymmdd>.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,6 +30,8 @@ from typing import Any
 
 import machine
 import numpy as np
+import shard_passes
+import shard_tables
 import timing
 import torch
 import turns
@@ -40,6 +49,12 @@ STREAMS = (64, 128)
 #: Tokens of the short documents that the same ids are cut into.
 SHORT = 20
 QUICK_CHARACTERS = 20_000
+SHARDS_CASE = "text-shards"
+#: Of the whole, what each pass reads; word by word a pass takes minutes for a gigabyte.
+SHARES = {"read": (1 / 4, 1), "encode": (1 / 16, 1 / 8), "count": (1 / 4, 1)}
+#: Reading is different in every format, what comes after it is not.
+FORMATS = {"read": ("parquet", "jsonl"), "encode": ("parquet",), "count": ("parquet",)}
+SHARD_SHARE = 1 / 32
 #: fastai's tokens of the same texts may be so many more or fewer: it is the same work.
 TOLERANCE = 0.01
 
@@ -142,6 +157,45 @@ def compare(file: Path | None, n_characters: int, rounds: int) -> dict[str, Any]
             "machine": info, "text": about, **parts}  # fmt: skip
 
 
+def measure_shards(files: list[Path], n_bytes: int) -> dict[str, Any]:
+    """Return the record of passes over shards with so many bytes of text."""
+    torch.set_num_threads(1)
+    info: dict[str, Any] = machine.describe("cpu")
+    info["versions"] = {name: version(name) for name in ("numpy", "pyarrow")}
+    cases = []
+    with tempfile.TemporaryDirectory(prefix="ulmfit-fast-") as made:
+        whole = Path(made) / "whole"
+        sizes = shard_passes.write_shards(whole, files, n_bytes, int(SHARD_SHARE * n_bytes))
+        for mode, shares in SHARES.items():
+            for kind in FORMATS[mode]:
+                for share in shares:
+                    n = round(share * len(sizes))
+                    part = Path(made) / f"{mode}-{kind}-{n}"
+                    part.mkdir()
+                    for file in sorted((whole / kind).iterdir())[:n]:
+                        (part / file.name).symlink_to(file)
+                    found = one_pass(mode, part)
+                    size = sum(sizes[:n])
+                    rate = size / 1e6 / found["seconds"]
+                    about = {"op": "shards", "impl": OURS, "gb": size / 1e9, "mb_per_s": rate}
+                    cases.append({**found, **about})
+                    sys.stderr.write(shard_tables.lines({"cases": cases[-1:]})[0] + "\n")
+    names = ", ".join(file.name for file in files)
+    text = {"name": names, "n_shards": len(sizes), "gb": sum(sizes) / 1e9}
+    return {"schema": SCHEMA, **machine.origin(f"python benchmarks/{Path(__file__).name}"),
+            "machine": info, "text": text, "cases": cases, "left_out": []}  # fmt: skip
+
+
+def one_pass(mode: str, folder: Path) -> dict[str, Any]:
+    """Return what a process says of its pass over a folder."""
+    command = [sys.executable, shard_passes.__file__, mode, str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise RuntimeError(ran.stderr)
+    result: dict[str, Any] = json.loads(ran.stdout)
+    return result
+
+
 def lines(record: dict[str, Any]) -> list[str]:
     """Return what a reader of the terminal wants to know of a record."""
     texts = []
@@ -157,7 +211,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser: argparse.ArgumentParser = turns.parser("Time texts to ids and ids to batches.")
     parser.add_argument("--text", type=Path, help="file of texts; default: the demo's corpus")
     parser.add_argument("--characters", type=int, default=8_000_000)
+    parser.add_argument("--shards", type=Path, nargs="+", metavar="FILE", help="texts of shards")
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="of text in shards")
     options = parser.parse_args(arguments)
+    if options.shards:
+        n_bytes = 10 * QUICK_CHARACTERS if options.quick else int(1e9 * options.gigabytes)
+        record = measure_shards(options.shards, n_bytes)
+        record["quick"] = options.quick
+        turns.finish(record, shard_tables.lines(record), SHARDS_CASE, options)
+        return 0
     rounds = turns.QUICK_ROUNDS if options.quick else options.rounds
     record = compare(
         options.text, QUICK_CHARACTERS if options.quick else options.characters, rounds

@@ -19,6 +19,7 @@ import end_to_end_tables
 import machine as machine_record
 import plot
 import serve_tables
+import shard_tables
 import tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,7 @@ def newest_results(folder: Path) -> dict[Path, dict[str, Any]]:
 
 def for_readme(case: dict[str, Any]) -> bool:
     """Say whether the README shows a case."""
-    if case["op"] in ("nn.LSTM", "serve") or case["impl"] == "torch_undropped":
+    if case["op"] in ("nn.LSTM", "serve", "shards") or case["impl"] == "torch_undropped":
         return False
     if not case["op"].startswith("lstm"):
         return True
@@ -83,6 +84,8 @@ def section(record: dict[str, Any], whole: bool) -> str:
     cases = [case for case in record["cases"] if whole or for_readme(case)]
     if cases and cases[0]["op"] == "serve":
         lines = serve_tables.of_load(record)
+    elif cases and cases[0]["op"] == "shards":
+        lines = shard_tables.of_shards(record)
     elif "ratios" not in record:
         lines = tables.of_cases(cases, whole)
     elif record["cases"] and record["cases"][0]["mode"] == "end to end":

@@ -17,8 +17,9 @@ from .shards import Shards
 from .sources import TableFile, shown
 from .table import RawTable, names_of_csv
 
-# Rows that the columns are chosen by.
+# Rows that the columns are chosen by: so many, or fewer where they are long.
 _SAMPLE_ROWS = 2_000
+_SAMPLE_CHARS = 8_000_000
 
 Rows = Iterator[tuple[int, Mapping[str, str | None]]]
 
@@ -55,7 +56,7 @@ class ShardRows:
             InputError: a file cannot be used.
         """
         for file in self.shards.files:
-            sample = list(islice(self._sample_of(file), _SAMPLE_ROWS))
+            sample = list(_first(self._sample_of(file)))
             found = list(chain.from_iterable(values.values() for _, values in sample))
             self._head = file
             if any(value and not value.isspace() for value in found):
@@ -145,3 +146,13 @@ class ShardRows:
             f"which {self._head.name} has: name another with --text-column, or give "
             "only files that have it"
         )
+
+
+def _first(rows: Rows) -> Rows:
+    """Yield the first rows."""
+    n_chars = 0
+    for number, values in islice(rows, _SAMPLE_ROWS):
+        yield number, values
+        n_chars += sum(len(value or "") for value in values.values())
+        if n_chars >= _SAMPLE_CHARS:
+            return

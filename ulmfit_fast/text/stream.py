@@ -118,10 +118,10 @@ class OpenedTexts:
             if not left_out:
                 raise
             raise InputError(f"{error}; left out are {left_out}") from error
-        source = self._rows.shards.source
-        stream = TextStream(lambda: _texts(self._rows, choice.text, stream), source)
-        stream.is_large = self._rows.shards.n_bytes >= _LARGE_BYTES
-        stream.n_files, stream.text_columns = len(self._rows.shards.files), choice.text
+        rows = self._rows  # alone: a stream outlives the first rows
+        stream = TextStream(lambda: _texts(rows, choice.text, stream), rows.shards.source)
+        stream.is_large = rows.shards.n_bytes >= _LARGE_BYTES
+        stream.n_files, stream.text_columns = len(rows.shards.files), choice.text
         stream.guessed_header = tuple(self.head.columns) if self.head.header_is_guessed else ()
         return stream
 
