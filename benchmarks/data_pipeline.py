@@ -1,7 +1,7 @@
 """Time texts to ids, ours in one and two processes and fastai's in turns, and ids to batches.
 
     python benchmarks/data_pipeline.py [--text FILE] [--characters 8000000] [--rounds 15]
-    python benchmarks/data_pipeline.py --shards FILE... [--gigabytes 2]
+    python benchmarks/data_pipeline.py --shards FILE... [--gigabytes 2] [--limit 600]
 
 writes benchmarks/results/data-pipeline--<cpu>--<yyyymmdd>.json and prints a line for each case.
 The texts are those of FILE (anything that ulmfit-fast reads), else of the demo's corpus, which are
@@ -157,12 +157,15 @@ def compare(file: Path | None, n_characters: int, rounds: int) -> dict[str, Any]
             "machine": info, "text": about, **parts}  # fmt: skip
 
 
-def measure_shards(files: list[Path], n_bytes: int) -> dict[str, Any]:
-    """Return the record of passes over shards with so many bytes of text."""
+def measure_shards(files: list[Path], n_bytes: int, limit_s: float) -> dict[str, Any]:
+    """Return the record of passes over shards with so many bytes of text.
+
+    A pass that takes longer than the limit is left out.
+    """
     torch.set_num_threads(1)
     info: dict[str, Any] = machine.describe("cpu")
     info["versions"] = {name: version(name) for name in ("numpy", "pyarrow")}
-    cases = []
+    cases, left_out = [], []
     with tempfile.TemporaryDirectory(prefix="ulmfit-fast-") as made:
         whole = Path(made) / "whole"
         sizes = shard_passes.write_shards(whole, files, n_bytes, int(SHARD_SHARE * n_bytes))
@@ -174,8 +177,13 @@ def measure_shards(files: list[Path], n_bytes: int) -> dict[str, Any]:
                     part.mkdir()
                     for file in sorted((whole / kind).iterdir())[:n]:
                         (part / file.name).symlink_to(file)
-                    found = one_pass(mode, part)
                     size = sum(sizes[:n])
+                    try:
+                        found = one_pass(mode, part, limit_s)
+                    except subprocess.TimeoutExpired:
+                        name = f"{mode} {kind}, {size / 1e9:.3g} GB"
+                        left_out.append({"case": name, "reason": f"more than {limit_s:g} s"})
+                        continue
                     rate = size / 1e6 / found["seconds"]
                     about = {"op": "shards", "impl": OURS, "gb": size / 1e9, "mb_per_s": rate}
                     cases.append({**found, **about})
@@ -183,13 +191,13 @@ def measure_shards(files: list[Path], n_bytes: int) -> dict[str, Any]:
     names = ", ".join(file.name for file in files)
     text = {"name": names, "n_shards": len(sizes), "gb": sum(sizes) / 1e9}
     return {"schema": SCHEMA, **machine.origin(f"python benchmarks/{Path(__file__).name}"),
-            "machine": info, "text": text, "cases": cases, "left_out": []}  # fmt: skip
+            "machine": info, "text": text, "cases": cases, "left_out": left_out}  # fmt: skip
 
 
-def one_pass(mode: str, folder: Path) -> dict[str, Any]:
+def one_pass(mode: str, folder: Path, limit_s: float | None = None) -> dict[str, Any]:
     """Return what a process says of its pass over a folder."""
     command = [sys.executable, shard_passes.__file__, mode, str(folder)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
     if ran.returncode:
         raise RuntimeError(ran.stderr)
     result: dict[str, Any] = json.loads(ran.stdout)
@@ -213,10 +221,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--characters", type=int, default=8_000_000)
     parser.add_argument("--shards", type=Path, nargs="+", metavar="FILE", help="texts of shards")
     parser.add_argument("--gigabytes", type=float, default=2.0, help="of text in shards")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds a pass over shards")
     options = parser.parse_args(arguments)
     if options.shards:
         n_bytes = 10 * QUICK_CHARACTERS if options.quick else int(1e9 * options.gigabytes)
-        record = measure_shards(options.shards, n_bytes)
+        record = measure_shards(options.shards, n_bytes, options.limit)
         record["quick"] = options.quick
         turns.finish(record, shard_tables.lines(record), SHARDS_CASE, options)
         return 0

@@ -53,6 +53,8 @@ def write_shards(folder: Path, files: list[Path], n_bytes: int, shard_bytes: int
     (folder / "jsonl").mkdir()
     n_shards = -(-n_bytes // shard_bytes)
     for i in range(n_shards):
+        if sum(sizes) >= n_bytes:
+            break
         block, size = [], 0
         while size < min(shard_bytes, n_bytes - sum(sizes)):
             block.append(next(texts))

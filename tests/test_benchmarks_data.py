@@ -98,3 +98,46 @@ def test_run_knows_the_script(script: ModuleType, tmp_path: Path) -> None:
     run = __import__("run")
     assert run.commands(options)["data-pipeline"][0] == "benchmarks/data_pipeline.py"
     assert set(run.SIDE_BY_SIDE) >= run.CPU_ONLY
+
+
+def test_shards_hold_the_texts_repeated_with_changes(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(f"{TEXT}\n{TEXT} again\n")
+    sizes = script.shard_passes.write_shards(tmp_path / "made", [tmp_path / "a.txt"], 700, 250)
+    assert len(sizes) == 3
+    assert 700 <= sum(sizes) < 700 + 2 * len(TEXT)
+    texts = {
+        kind: list(script.shard_passes.stream_texts(str(tmp_path / "made" / kind)))
+        for kind in ("parquet", "jsonl")
+    }
+    assert texts["parquet"] == texts["jsonl"]
+    assert texts["jsonl"][:2] == [TEXT, f"{TEXT} again"]
+    assert texts["jsonl"][2] == TEXT.replace("film", "film1")
+    assert sum(len(text.encode()) for text in texts["jsonl"]) == sum(sizes)
+
+
+def test_passes_over_shards_say_memory_and_speed(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(f"{TEXT} {i}" for i in range(99)))
+    script.shard_passes.write_shards(tmp_path / "made", [tmp_path / "a.txt"], 9_000, 3_000)
+    found = {
+        mode: script.one_pass(mode, tmp_path / "made" / "parquet")
+        for mode in script.shard_passes.PASSES
+    }
+    texts = list(script.shard_passes.stream_texts(str(tmp_path / "made" / "parquet")))
+    assert found["read"]["found"] == len(texts)
+    assert found["encode"]["found"] > 9_000 / 6
+    assert all(10 < case["start_mib"] <= case["peak_mib"] < 2_000 for case in found.values())
+    with pytest.raises(RuntimeError, match="no file of texts"):
+        script.one_pass("read", tmp_path / "made" / "*.jsonl")
+
+
+def test_report_shows_memory_of_shards(script: ModuleType, record: dict[str, Any]) -> None:
+    case = {"op": "shards", "mode": "read", "case": "parquet", "impl": "ulmfit_fast", "gb": 2.0}
+    about = {"n_processes": 1, "peak_mib": 202.4, "start_mib": 160.2, "mb_per_s": 33.33}
+    text = {"name": "a.txt", "gb": 2.0, "n_shards": 32}
+    lines = script.shard_tables.of_shards({**record, "cases": [{**case, **about}], "text": text})
+    assert "| read every text once | parquet | 2 | 1 | 202 | 160 | 33.3 |" in lines
+    report = __import__("report")
+    del record["ratios"]
+    record |= {"cases": [{**case, **about}], "text": text}
+    assert report.section(record, whole=False) == ""
+    assert "32 shards of a.txt, 2 GB of text" in report.section(record, whole=True)

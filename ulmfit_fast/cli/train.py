@@ -34,14 +34,14 @@ from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal
     "--general",
     metavar="FILE",
     shell_complete=complete_files,
-    help="Text of any kind to pretrain on first.",
+    help="Text of any kind to pretrain on first; also a folder of files, or a pattern in quotes.",
 )
 @click.option(
     "--unlabelled",
     multiple=True,
     metavar="FILE",
     shell_complete=complete_files,
-    help="More texts like yours for the language model; may be repeated.",
+    help="More texts like yours for the language model; also a folder, ...; may be repeated.",
 )
 @click.option("--general-epochs", type=click.IntRange(min=1), help="Passes over --general.")
 @click.option(
