@@ -51,7 +51,7 @@ SHORT = 20
 QUICK_CHARACTERS = 20_000
 SHARDS_CASE = "text-shards"
 #: Of the whole, what each pass reads; word by word a pass takes minutes for a gigabyte.
-SHARES = {"read": (1 / 4, 1), "encode": (1 / 16, 1 / 8), "count": (1 / 4, 1)}
+SHARES = {"read": (1 / 4, 1), "count": (1 / 16, 1 / 4), "encode": (1 / 16, 1 / 8)}
 #: Reading is different in every format, what comes after it is not.
 FORMATS = {"read": ("parquet", "jsonl"), "encode": ("parquet",), "count": ("parquet",)}
 SHARD_SHARE = 1 / 32

@@ -23,21 +23,27 @@ from ulmfit_fast.text import Corpus, TextStream, WordTokenizer, stream_texts, tr
 from ulmfit_fast.text.sources import find_file
 from ulmfit_fast.text.workers import n_processes
 
-#: In every round of the texts after the first, each of so many words gets the round's number.
-VARIED = 50
+#: In every round of the texts after the first, words that end so get the round's number.
+ENDING = "ed "
+#: Bytes of text that are held in memory to be repeated.
+KEPT_BYTES = 400_000_000
 #: Texts that the vocabulary of the encoding pass is made of.
 VOCABULARY_TEXTS = 2_000
 
 
 def texts_in_rounds(files: list[Path]) -> Iterator[str]:
-    """Yield the texts of files again and again, varied in every round, without end."""
-    for number in count():
-        for file in files:
-            for text in stream_texts(str(file.parent / glob_of(file))) or ():
-                words = text.split(" ")
-                if number:
-                    words[number::VARIED] = [f"{word}{number}" for word in words[number::VARIED]]
-                yield " ".join(words)
+    """Yield the texts of files, then the first of them again and again, varied, without end."""
+    kept: list[str] = []
+    n_bytes = 0
+    for file in files:
+        for text in stream_texts(str(file.parent / glob_of(file))) or ():
+            yield text
+            if n_bytes < KEPT_BYTES:
+                kept.append(text)
+                n_bytes += len(text)
+    for number in count(1):
+        for text in kept:
+            yield text.replace(ENDING, f"{ENDING.strip()}{number} ")
 
 
 def glob_of(file: Path) -> str:
