@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import resource
 import sys
 import tempfile
 import time
@@ -127,7 +126,6 @@ def main(arguments: list[str]) -> int:
     start_mib, start = peak_mib(), time.perf_counter()
     found = PASSES[name](texts)
     seconds = time.perf_counter() - start
-    workers_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     result = {
         "mode": name,
         "case": kind,
@@ -135,7 +133,6 @@ def main(arguments: list[str]) -> int:
         "seconds": round(seconds, 2),
         "start_mib": round(start_mib, 1),
         "peak_mib": round(peak_mib(), 1),
-        "largest_worker_mib": round(workers_mib, 1),
         "n_processes": n_processes(None) if name != "read" else 1,
     }
     sys.stdout.write(json.dumps(result) + "\n")
