@@ -15,6 +15,7 @@ from ulmfit_fast.optim import LayerwiseAdamW, layer_param_groups, set_rates
 from ulmfit_fast.schedule import Phase, discriminative_rates
 from ulmfit_fast.training.config import StageConfig, TrainConfig
 from ulmfit_fast.training.graphs import GraphSteps, Recorder
+from ulmfit_fast.training.heap import Heap
 from ulmfit_fast.training.keeper import Keeper, Place, StageState
 from ulmfit_fast.training.observer import Observer, Step
 from ulmfit_fast.training.plan import layer_decay, schedule, stage_phases
@@ -91,7 +92,7 @@ class Fit:
         steps = EagerSteps(task, optimizer)
         if graphed is not None:
             steps = GraphSteps(task, optimizer, graphed)
-        self.optimizer, self.steps = optimizer, steps
+        self.optimizer, self.steps, self.heap = optimizer, steps, Heap()
         self.now = StageParts(
             task.model, optimizer, steps, Sums(task.device), Progress(), StageResult(task.stage)
         )
@@ -252,6 +253,7 @@ class Fit:
                 now = {layer: rate * multiplier for layer, rate in rates.items()}
                 self._take_step(batch, now, beta1, is_last=progress.batch == last)
                 progress.batch += 1
+                self.heap.trim_if_due()
                 if not progress.n_bad or self.keeper.is_asked_to_stop():
                     self.keeper.keep(self.place(), self.capture)
 
