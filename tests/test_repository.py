@@ -33,6 +33,7 @@ LAYERS = {
     "model": ["encoder", "chunks"],
     "schedule": ["errors"],
     "text": ["errors"],
+    "check": ["text"],
     "demo_corpus": ["errors"],
     "training": ["model", "optim", "schedule", "text"],
     "doctor": ["training"],
@@ -42,16 +43,16 @@ LAYERS = {
     "loggers": ["training"],
     "bench": ["training"],
     "serve": ["interpret"],
-    "commands": ["interop", "doctor", "report", "loggers", "bench", "serve"],
+    "commands": ["check", "interop", "doctor", "report", "loggers", "bench", "serve"],
     "demo": ["commands", "demo_corpus"],
     "cli": ["demo"],
 }
 # Libraries beyond the standard one, and the only parts that may import them. A part in LAZY imports
 # them inside functions only, so that importing the package needs none.
 LIBRARIES = {
-    "torch": set(LAYERS) - {"errors"},
+    "torch": set(LAYERS) - {"errors", "check"},
     "numpy": {
-        *("schedule", "text", "demo_corpus", "training", "interop", "interpret", "report"),
+        *("schedule", "text", "check", "demo_corpus", "training", "interop", "interpret", "report"),
         *("serve", "commands", "demo", "cli"),
     },
     "safetensors": {"training", "interop", "commands"},

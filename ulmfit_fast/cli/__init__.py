@@ -14,13 +14,13 @@ from ulmfit_fast.cli.group import Verbs
 from ulmfit_fast.cli.status import STATUSES
 
 VERBS = (
-    "demo", "train", "predict", "inspect", "evaluate", "pretrain", "report", "info", "doctor",
-    "export", "convert", "serve", "generate", "lr-find", "bench", "completion",
+    "demo", "train", "check", "predict", "inspect", "evaluate", "pretrain", "report", "info",
+    "doctor", "export", "convert", "serve", "generate", "lr-find", "bench", "completion",
 )  # fmt: skip
 #: How --help groups them. A verb may stand here before its file is written.
 SECTIONS = {
     "First steps": ("demo", "doctor"),
-    "Train": ("train", "pretrain", "lr-find"),
+    "Train": ("check", "train", "pretrain", "lr-find"),
     "Use a model": ("predict", "serve", "generate", "export", "convert"),
     "Understand a model": ("evaluate", "report", "inspect", "info"),
     "This machine": ("bench", "completion"),

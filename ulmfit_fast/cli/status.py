@@ -7,6 +7,7 @@ import traceback
 from types import TracebackType
 
 EXIT_TRAINING = 1  # training that cannot go on, such as a loss that is not finite
+EXIT_FINDINGS = 1  # check has errors or warnings
 EXIT_INPUT = 2  # what the user can mend: options, files, models, a full disk or memory
 EXIT_ENVIRONMENT = 3  # doctor found something to mend
 EXIT_DEFECT = 70  # a defect of ulmfit-fast; EX_SOFTWARE of sysexits.h
@@ -16,10 +17,10 @@ EXIT_PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
 
 #: For --help of the group.
 STATUSES = (
-    "Exit status: 0 done, 1 training cannot go on, 2 something to mend in options, files or on the "
-    "machine, 3 doctor found something to mend, 70 a defect of ulmfit-fast, 75 --time-limit was "
-    "reached, 130 stopped by Ctrl-C, 138 by SIGUSR1, 143 by SIGTERM, 141 the reader of a pipe went "
-    "away."
+    "Exit status: 0 done, 1 training cannot go on or check found something, 2 something to mend in "
+    "options, files or on the machine, 3 doctor found something to mend, 70 a defect of "
+    "ulmfit-fast, 75 --time-limit was reached, 130 stopped by Ctrl-C, 138 by SIGUSR1, 143 by "
+    "SIGTERM, 141 the reader of a pipe went away."
 )
 
 

@@ -95,7 +95,7 @@ def read_training_data(files: Files, seed: int) -> TrainingData:
         InputError: a file cannot be used, there is one class only, or a label of the validation or
             test file is unknown in training.
     """
-    reader = _Reader(files)
+    reader = FileReader(files)
     labelled = labelled_part(reader.table)
     check_classes(labelled)
     valid, test = (
@@ -163,7 +163,7 @@ def reading_remarks(table: TextTable | TextStream) -> list[str]:
     return remarks
 
 
-class _Reader:
+class FileReader:
     """Reads the files of a run, the training file first, and keeps what is to be said about them.
 
     Attributes:
@@ -191,6 +191,7 @@ class _Reader:
         self.remarks += reading_remarks(table)
 
     def labelled_like_training(self, path: str) -> Part:
+        """Read a file's columns as like_training does, and return the rows with a label."""
         table = self.like_training(path, labelled=True)
         self.skipped += rows_without_label(table)
         return labelled_part(table)

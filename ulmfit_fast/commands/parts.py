@@ -7,12 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ulmfit_fast.check.labels import has_few_rows_a_class, is_a_class_each, is_one_class
+from ulmfit_fast.check.repeats import common, repeats
 from ulmfit_fast.commands.terminal import listing, shorten
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import SkippedRow, TextTable
-
-# More classes than these with fewer rows each than these are said to be odd.
-MANY_CLASSES, FEW_ROWS_A_CLASS = 20, 10
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,13 @@ def rows_without_label(table: TextTable) -> list[tuple[str, SkippedRow]]:
 
 def check_classes(part: Part) -> None:
     """Raise InputError unless the labels are classes: two or more, and not one for each row."""
-    classes = set(part.labels)
-    if len(classes) < 2:
+    if is_one_class(part.labels):
         raise InputError(
             f"{part.source}: all {len(part)} labelled rows have the one label "
             f"'{shorten(part.labels[0])}'; a classifier needs at least two classes (is this the "
             "right column? see --label-column)"
         )
-    if len(classes) == len(part) > 2:
+    if is_a_class_each(part.labels):
         raise InputError(
             f"{part.source}: each of the {len(part)} labelled rows has a label of its own, such as "
             f"'{shorten(part.labels[0])}'; give more rows of each class, or name the column of "
@@ -171,7 +169,7 @@ def notes_on(labelled: Part, train: Part, valid: Part, test: Part | None) -> lis
             "how well they are found is not measured"
         )
     n_classes = len(set(labelled.labels))
-    if n_classes > MANY_CLASSES and len(labelled) < FEW_ROWS_A_CLASS * n_classes:
+    if has_few_rows_a_class(n_classes, len(labelled)):
         notes.append(
             f"{n_classes} classes for {len(labelled):,} labelled rows: few rows a class to learn "
             "from (is this the right column? see --label-column)"
@@ -179,7 +177,7 @@ def notes_on(labelled: Part, train: Part, valid: Part, test: Part | None) -> lis
     notes += _repeats(labelled)
     pairs = [("validation", valid, train), ("test", test, train), ("test", test, valid)]
     for name, part, other in pairs:
-        both = _rows_in(part, set(other.texts)) if part is not None else []
+        both = [part.rows[i] for i in common(part.texts, other.texts)] if part is not None else []
         if part is not None and both:
             where = "training" if other is train else "validation"
             notes.append(
@@ -191,15 +189,9 @@ def notes_on(labelled: Part, train: Part, valid: Part, test: Part | None) -> lis
 
 def _repeats(part: Part) -> list[str]:
     """Say how many texts are repeated, and how many have two labels."""
-    seen: dict[str, tuple[str, int]] = {}
-    n_repeated = 0
-    clashes: list[tuple[int, int]] = []
-    for text, label, row in zip(part.texts, part.labels, part.rows, strict=True):
-        first_label, first = seen.setdefault(text, (label, row))
-        if first != row:
-            n_repeated += 1
-            if first_label != label:
-                clashes.append((first, row))
+    repeated = list(repeats(part.texts))
+    n_repeated, labels = len(repeated), part.labels
+    clashes = [(part.rows[a], part.rows[b]) for a, b in repeated if labels[a] != labels[b]]
     notes = []
     if n_repeated:
         notes.append(f"{n_repeated} rows of {part.source} repeat the text of a row before them")
@@ -207,7 +199,3 @@ def _repeats(part: Part) -> list[str]:
         pair = "rows {} and {}".format(*clashes[0])
         notes.append(f"{len(clashes)} of them with another label, first {pair}")
     return notes
-
-
-def _rows_in(part: Part, texts: set[str]) -> list[int]:
-    return [row for text, row in zip(part.texts, part.rows, strict=True) if text in texts]

@@ -45,7 +45,7 @@ _MOST_CLASSES = 200
 _FEWEST_WORDS = 2.5
 # The longest column is the text if it is so many times longer than the next.
 _CLEARLY_LONGER = 3.0
-_NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*(?:[eE][-+]?\d+)?")
+NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*(?:[eE][-+]?\d+)?")
 _FLAGS = "--text-column and --label-column"
 
 
@@ -224,7 +224,7 @@ def _is_text(values: Values) -> bool:
 def is_numbers(values: Values) -> bool:
     """Tell a column of numbers, or of dates in figures; empty values do not count."""
     present = _present(values)
-    return bool(present) and all(_NUMBER.fullmatch(value.strip()) for value in present)
+    return bool(present) and all(NUMBER.fullmatch(value.strip()) for value in present)
 
 
 def _is_label(values: Values) -> bool:
