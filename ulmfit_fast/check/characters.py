@@ -16,7 +16,10 @@ _CONTINUATION = "\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u
     "\u2013\u2014\u2018-\u201a\u201c-\u201e\u2020-\u2022\u2026\u2030\u2039\u203a\u20ac\u2122"
 )
 _MOJIBAKE = (
-    "[\u00c2\u00c3][\u00a0-\u00aa\u00ac-\u00ba\u00bc-\u00be](?<!\u00c2[\u00aa\u00ba])"
+    "\u00c3[\u0178\u0153\u0152\u0160\u0161\u20ac\u2021\u02c6\u2030\u2039\u0192\u2122]"
+    "|\u00c3[\u00ab\u00bb\u201e\u2013\u2018\u2026\u201c](?=[a-z])|"
+    "(?<!\u00ab)\u00c2[\u00ab\u00bb]|\u00e2(?:\u201a\u00ac|\u201e\u00a2)|"
+    "[\u00c2\u00c3][\u00a0-\u00aa\u00ac-\u00ba\u00bc-\u00be]"
     "|\u00e2\u20ac[\u2122\u0153\u009d\u02dc\u201c\u201d\u00a6\u00a2\u0090-\u0099]|\u00ef\u00bb\u00bf"
     f"|(?:[\u00d0\u00d1][{_CONTINUATION}]){{3,}}|(?:[\u00e3-\u00e9][{_CONTINUATION}]{{2}}){{2,}}"
 )
@@ -32,7 +35,9 @@ _TAG_NAMES = (
     "|header|hr|html|i|iframe|img|input|label|li|link|meta|nav|ol|option|p|pre|script|section"
     "|small|span|strong|style|sub|sup|svg|table|tbody|td|th|thead|title|tr|u|ul"
 )
-_TAG = re.compile(rf"</?(?:{_TAG_NAMES})(?:\s[^<>]*)?/?>|<!--|<!doctype", re.IGNORECASE)
+_TAG = re.compile(
+    rf"</?(?:{_TAG_NAMES})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>|<!--|<!doctype", re.IGNORECASE
+)
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}\d?|#\d{1,6}|#x[0-9a-f]{1,5});", re.IGNORECASE)
 # A table is of one script if so much of it is; Chinese, Japanese and Korean texts mix theirs.
 ONE_SCRIPT = 0.95

@@ -87,7 +87,7 @@ def find_classes(tables: Tables) -> Iterator[Finding]:
 
 
 def _sizes(table: TextTable, labels: Sequence[str], counts: Counter[str]) -> Iterator[Finding]:
-    variants = {label for group in _variants(counts) for label in group[1:]}
+    variants = _other_forms(counts)
     rare = sorted(
         label for label, n in counts.items() if n < FEW_ROWS_A_CLASS and label not in variants
     )
@@ -166,6 +166,11 @@ def _read_alike(label: str) -> str:
         return folded
 
 
+def _other_forms(counts: Counter[str]) -> set[str]:
+    """Return the labels that another with more rows reads alike."""
+    return {label for group in _variants(counts) for label in group[1:]}
+
+
 def find_variants(tables: Tables) -> Iterator[Finding]:
     """Find classes that are meant to be one."""
     table, counts = tables.train, Counter(tables.labels)
@@ -187,6 +192,7 @@ def find_unknown_labels(tables: Tables) -> Iterator[Finding]:
     The first are refused by training; the second are not measured.
     """
     known = set(tables.labels)
+    variants = _other_forms(Counter(tables.labels))
     for table in (tables.valid, tables.test):
         if table is None:
             continue
@@ -203,7 +209,7 @@ def find_unknown_labels(tables: Tables) -> Iterator[Finding]:
                 f"{named(sorted(known), 8)})",
                 "correct them, or train with such rows",
             )  # fmt: skip
-        missing = sorted(known - set(table.labels))
+        missing = sorted(known - set(table.labels) - variants)
         if missing:
             yield Finding(
                 "unmeasured-class", "note", len(missing),

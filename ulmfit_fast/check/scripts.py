@@ -19,6 +19,8 @@ _STARTS, _SCRIPTS = zip(
       (0xFF00, "Latin"), (0xFF66, "Japanese"), (0xFFA0, "Hangul"), (0x10000, "other"),
       (0x1D400, ""), (0x20000, "Han"), (0x32000, "other")), strict=True,
 )  # fmt: skip
+#: A text in these is one word between spaces.
+SCRIPTS_WITHOUT_SPACES = ("Han", "Japanese", "Thai")
 # Letters of a text that its script is told by.
 _LETTERS = 400
 

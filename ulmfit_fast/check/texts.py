@@ -10,8 +10,10 @@ from statistics import median
 from ulmfit_fast.text.columns import NUMBER
 
 from .finding import N_EXAMPLES, Example, Finding, Hits, Tables, count, excerpt, plain, share
+from .scripts import SCRIPTS_WITHOUT_SPACES
 
-#: Tokens at a text's end that the classifier pools; TrainConfig.preset().max_len.
+#: Tokens at a text's end that the classifier pools: max_len of the recipe `paper`; `fastai`'s is
+#: 40 more.
 MAX_LEN = 1_400
 # Above this share of the rows, cut texts are more than a few outliers.
 MANY_CUT = 0.05
@@ -123,7 +125,8 @@ def find_short(tables: Tables) -> Iterator[Finding]:
         return
     offsets = tables.words.offsets
     for index, n in enumerate(n_words):
-        if n <= 1 or offsets[index] == offsets[index + 1]:
+        has_spaces = tables.scripts[index][0] not in SCRIPTS_WITHOUT_SPACES
+        if (n <= 1 and has_spaces) or offsets[index] == offsets[index + 1]:
             hits.add(table, index)
     if hits.n:
         yield hits.finding(
