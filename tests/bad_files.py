@@ -11,7 +11,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow
@@ -41,6 +41,7 @@ class Bad:
             read as ROWS.
         finds: the finding of `check` that it gives instead of an error, where it can be read.
         options: of the command line.
+        rows: that are read where there is neither an error nor a finding.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Bad:
     says: tuple[str, ...] = ()
     finds: str = ""
     options: tuple[str, ...] = ()
+    rows: list[tuple[str, str]] = field(default_factory=lambda: ROWS)
 
     def write(self, folder: Path) -> Path:
         """Make the file in a folder and return its path."""
@@ -121,7 +123,8 @@ LFS = (
     "version https://git-lfs.github.com/spec/v1\n"
     "oid sha256:4665a5ea423c2713d436b5ee50593a9640e0018c1550b5a0002f74190d6caea8\nsize 12345\n"
 )
-DECIMALS = "text;label\n" + "".join(f"{text};{i % 2 + 1},5\n" for i, (text, _) in enumerate(ROWS))
+DECIMAL_ROWS = [(text, f"{i % 2 + 1},5") for i, (text, _) in enumerate(ROWS)]
+DECIMALS = "text;label\n" + "".join(f"{text};{label}\n" for text, label in DECIMAL_ROWS)
 UNNAMED = "".join(f"{text},{label}\n" for text, label in ROWS)
 BOTH = ("--text-column", "label", "--label-column", "label")
 
@@ -142,11 +145,11 @@ BAD_FILES: dict[str, Bad] = {
         "t.csv", CSV.replace("\n", ",\n"), ("line 1", "column 3", "empty name")),
     "a column twice": Bad(
         "t.csv", table_of().replace("label\n", "text\n", 1), ("line 1", 'named "text"', "rename")),
-    "no header": Bad("t.csv", UNNAMED, (), "columns"),
+    "no header": Bad("t.csv", UNNAMED),
     "tabs in a csv": Bad("t.csv", table_of("\t")),
-    "commas in a tsv": Bad("t.tsv", CSV, ("column", "tab")),
-    "semicolons, decimal commas": Bad("t.csv", DECIMALS, (), "rows"),
-    "Excel's sep=;": Bad("t.csv", "sep=;\n" + table_of(";"), ("line 1", "sep=", "delete")),
+    "commas in a tsv": Bad("t.tsv", CSV, ("one column alone", "name the file .csv")),
+    "semicolons, decimal commas": Bad("t.csv", DECIMALS, rows=DECIMAL_ROWS),
+    "Excel's sep=;": Bad("t.csv", "sep=;\n" + table_of(";")),
     "line ends of old Macs": Bad("t.csv", table_of(ending="\r")),
     "line ends of DOS": Bad("t.csv", table_of(ending="\r\n")),
     "line ends of all kinds": Bad("t.csv", CSV.replace("\n", "\r\n", 5).replace("pos\n", "pos\r")),
@@ -179,7 +182,7 @@ BAD_FILES: dict[str, Bad] = {
     "old workbook named csv": Bad(
         "t.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), ("Excel", "save the sheet")),
     "pickle named csv": Bad("t.csv", pickle.dumps(ROWS), ("pickle", "save")),
-    "gz named csv": Bad("t.csv", gzip.compress(BYTES), ("gzip", ".csv.gz")),
+    "gz named csv": Bad("t.csv", gzip.compress(BYTES), ("packed by gzip", "with .gz at the end")),
     "bz2 named csv": Bad("t.csv", bz2.compress(BYTES), ("bzip2", "unpack")),
     "parquet named csv": Bad("t.csv", parquet_of({"text": ["a"]}), ("parquet", ".parquet")),
     "picture named csv": Bad("t.csv", b"\x89PNG\r\n\x1a\n" + bytes(99), ("PNG", "give")),
@@ -199,7 +202,8 @@ BAD_FILES: dict[str, Bad] = {
         ("line 10", "not JSON", "correct")),
     "json cut short": Bad("t.json", f"[{','.join(LINES)}"[:-9], ("line 1", "not JSON", "correct")),
     "json of a list": Bad(
-        "t.jsonl", with_line('["a", "pos"]', content="\n".join(LINES)), ("line 10", "a list", "write")),
+        "t.jsonl", with_line('["a", "pos"]', content="\n".join(LINES)),
+        ("line 10", "a list", "write")),
     "json inside json": Bad(
         "t.jsonl", with_line('{"text": {"en": "a"}, "label": "pos"}', content="\n".join(LINES)),
         ("line 10", "an object", "give")),
@@ -208,23 +212,27 @@ BAD_FILES: dict[str, Bad] = {
         ("line 10", "a list", "give")),
     "json by columns": Bad("t.json", '{"text": ["a"], "label": ["b"]}', ("line 1", "give it one")),
     "json with a key twice": Bad(
-        "t.jsonl", with_line('{"text": "a", "text": "b", "label": "pos"}', content="\n".join(LINES)),
+        "t.jsonl",
+        with_line('{"text": "a", "text": "b", "label": "pos"}', content="\n".join(LINES)),
         ("line 10", '"text" twice', "leave")),
     "json with half a character": Bad(
         "t.jsonl", with_line('{"text": "a \\ud83d b", "label": "pos"}', content="\n".join(LINES)),
-        ("line 10", "half", "correct")),
+        (), "encoding"),
     # Columns
     "parquet cut short": Bad(
-        "t.parquet", parquet_of({"text": ["a"] * 99, "label": ["b"] * 99})[:-30], ("cannot load",)),
+        "t.parquet", parquet_of({"text": ["a"] * 99, "label": ["b"] * 99})[:-30],
+        ("cannot load it", "save the file again")),
     "parquet of other columns": Bad(
-        "t.parquet", parquet_of({"a": list(range(99)), "b": [0.5] * 99}), ("label", "--label-column")),
+        "t.parquet", parquet_of({"a": list(range(99)), "b": [0.5] * 99}),
+        ("no label column", "--label-column")),
     "parquet of lists": Bad(
         "t.parquet", parquet_of({"text": [["a"]] * 9}), ("no column of text", "flatten")),
     "labels all empty": Bad("t.csv", CSV.replace(",pos", ",").replace(",neg", ","),
                             ('"label" is empty', "--label-column")),
     "texts all empty": Bad("t.csv", "text,label\n" + ",pos\n,neg\n" * 9,
                            ('"text" has no text', "--text-column")),
-    "one column for both": Bad("t.csv", CSV, ("both text and label", "--text-column"), options=BOTH),
+    "one column for both": Bad(
+        "t.csv", CSV, ("both text and label", "--text-column"), options=BOTH),
     "column that is not there": Bad(
         "t.csv", CSV, ('"lable"', 'did you mean "label"'), options=("--label-column", "lable")),
     "labels of infinity and NaN": Bad(

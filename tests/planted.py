@@ -246,6 +246,7 @@ PLANTS: dict[str, Plant] = {
     "Cyrillic read as Windows-1252": Plant(
         "encoding", "warning", 1, 6, _insert("фильм".encode().decode("cp1252", "replace"))),
     "Windows-1252 read as Latin-1": Plant("encoding", "warning", 1, 6, _insert("it\x92s")),
+    "half a character": Plant("encoding", "warning", 1, 6, _insert("\ud83d")),
     "characters that were lost": Plant("encoding", "warning", 1, 6, _insert("caf\ufffd")),
     "NUL": Plant("control-characters", "warning", 1, 6, _insert("\0")),
     "escape": Plant("control-characters", "warning", 1, 6, _insert("\x1b[31m")),
@@ -263,7 +264,7 @@ PLANTS: dict[str, Plant] = {
     "the label at the end": Plant(
         "label-in-text", "warning", 120, 1, _texts(lambda _, t, c: f"{t} label={c}")),
     "fastText's label": Plant("label-in-text", "warning", 1, 6, _insert(" __label__pos ")),
-    "sorted": Plant("sorted", "note", 120, 61, _sort),
+    "sorted": Plant("sorted", "note", 1, 61, _sort),
     "the same beginning": Plant(
         "boilerplate", "warning", 60, 61,
         _texts(lambda _, t, __: f"Sent from the office of the mayor. {t}", start=60)),

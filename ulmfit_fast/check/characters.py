@@ -23,8 +23,9 @@ _MOJIBAKE = (
     "|\u00e2\u20ac[\u2122\u0153\u009d\u02dc\u201c\u201d\u00a6\u00a2\u0090-\u0099]|\u00ef\u00bb\u00bf"
     f"|(?:[\u00d0\u00d1][{_CONTINUATION}]){{3,}}|(?:[\u00e3-\u00e9][{_CONTINUATION}]{{2}}){{2,}}"
 )
-# C1 controls are Windows-1252's quotes and dashes, read as Latin-1.
-_DAMAGED = re.compile(f"\ufffd|[\u0080-\u009f]|{_MOJIBAKE}")
+# C1 controls are Windows-1252's quotes and dashes, read as Latin-1; half characters, of JSON that
+# was cut in the middle of one.
+_DAMAGED = re.compile(f"\ufffd|[\u0080-\u009f\ud800-\udfff]|{_MOJIBAKE}")
 # Not ZWNJ, ZWJ and the marks of direction: Persian, Hindi, Hebrew and emoji are written with them.
 _ASCII_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CONTROL = re.compile(

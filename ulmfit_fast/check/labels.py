@@ -266,7 +266,7 @@ def find_sorted(tables: Tables) -> Iterator[Finding]:
     is_sorted = _FEWER_CHANGES * len(changes) <= shuffled
     if len(counts) > 1 and n >= ENOUGH_ROWS and is_sorted:
         yield Finding(
-            "sorted", "note", n,
+            "sorted", "note", len(changes),
             f"the rows stand class by class: the label changes {count(len(changes), 'time')}, in "
             f"shuffled rows about {shuffled:,.0f} times",
             "nothing for training, which shuffles; a part cut off the file's beginning or end "

@@ -8,6 +8,7 @@ counts the fields of every record, and records on which line each begins.
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from array import array
 from collections import Counter
@@ -18,10 +19,13 @@ from itertools import chain, islice
 
 from ..errors import InputError
 from .columns import KNOWN_NAMES
-from .sources import TableFile, checked_lines, encoding_of, open_lines, shown
+from .sources import LONGEST_LINE, TableFile, checked_lines, encoding_of, open_lines, shown
 
 _DELIMITERS = ",\t;|"
-_SAMPLE_LINES = 100
+# Lines that the delimiter is found by, and their characters.
+_SAMPLE_LINES, _SAMPLE_CHARS = 100, 1 << 20
+# The line that Excel writes and reads to name the delimiter.
+_DELIMITER_LINE = re.compile(r'"?sep=([^"\w\r\n])"?[\r\n]*')
 _LONGEST_NAME = 40
 _MOST_WORDS_OF_A_NAME = 3
 
@@ -80,9 +84,8 @@ def check_csv(
     encoding = encoding_of(file, encoding)
     with _fields_of_any_size(), open_lines(file, encoding, newline="") as stream:
         lines = checked_lines(file, stream)
-        sample = list(islice(lines, _SAMPLE_LINES))
-        if delimiter is None:
-            delimiter = "\t" if file.format == "tsv" else _sniff(sample)
+        sample = _sample(lines)
+        delimiter = _delimiter(file, sample, delimiter)
         records = _records(file, chain(sample, lines), delimiter)
         first_line, first = next((r for r in records if not _is_blank(r[1])), (0, []))
         if not first:
@@ -124,6 +127,26 @@ def _is_blank(fields: list[str]) -> bool:
     return not fields or (len(fields) == 1 and not fields[0].strip())
 
 
+def _sample(lines: Iterator[str]) -> list[str]:
+    """Take the first lines."""
+    sample, n_chars = [], 0
+    for line in islice(lines, _SAMPLE_LINES):
+        sample.append(line)
+        n_chars += len(line)
+        if n_chars >= _SAMPLE_CHARS:
+            break
+    return sample
+
+
+def _delimiter(file: TableFile, sample: list[str], given: str | None) -> str:
+    """Return the delimiter, given or found; a first line that names it becomes a blank one in the sample."""
+    named = _DELIMITER_LINE.fullmatch(sample[0]) if sample else None
+    if named is None:
+        return given or ("\t" if file.format == "tsv" else _sniff(sample))
+    sample[0] = "\n"
+    return named[1]
+
+
 def _sniff(sample: list[str]) -> str:
     """Take the delimiter that cuts the most of the first lines into the same number of fields.
 
@@ -144,8 +167,20 @@ def _records(
     file: TableFile, lines: Iterator[str], delimiter: str
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (line on which it begins, fields) of each record; a blank line has no fields."""
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    start = 1
+    start, n_chars = 1, 0
+
+    def counted() -> Iterator[str]:
+        nonlocal n_chars
+        for line in lines:
+            n_chars += len(line)
+            if n_chars > LONGEST_LINE:
+                raise InputError(
+                    f"{file.name}: line {start}: the row that begins there has more than "
+                    f'{LONGEST_LINE:,} characters: is a quote (") in it never closed?'
+                )
+            yield line
+
+    reader = csv.reader(counted(), delimiter=delimiter, strict=True)
     while True:
         try:
             fields = next(reader)
@@ -154,6 +189,7 @@ def _records(
         except csv.Error as error:
             raise _bad_quote(file, start, reader.line_num, str(error)) from error
         yield start, fields
+        n_chars = 0
         start = reader.line_num + 1
 
 
@@ -211,7 +247,7 @@ def _is_number(text: str) -> bool:
 
 def _named(file: TableFile, line: int, fields: list[str]) -> tuple[str, ...]:
     """Return the column names of a header; an empty first one is the index that pandas writes."""
-    names = [field.strip() for field in fields]
+    names = [field.strip().strip("\ufeff") for field in fields]  # a second byte order mark
     if not names[0] and len(names) > 1:
         names[0] = "index" if "index" not in names else "(index)"
     for i, name in enumerate(names):

@@ -109,7 +109,12 @@ def _parse(file: TableFile, line: int, content: str) -> Any:
         InputError: it is not JSON, or has a number or a depth that Python refuses.
     """
     try:
-        return json.loads(content)
+        return _DECODER.decode(content)
+    except _RepeatedKeyError as error:
+        raise InputError(
+            f'{file.name}: line {line}: an object has the key "{shown(error.key)}" twice: leave '
+            "one out"
+        ) from error
     except json.JSONDecodeError as error:
         raise InputError(
             f"{file.name}: line {line + error.lineno - 1}: column {error.colno}: not JSON "
@@ -125,6 +130,25 @@ def _parse(file: TableFile, line: int, content: str) -> Any:
             f"{file.name}: line {line}: has a number of more than {sys.get_int_max_str_digits():,} "
             "digits: put quotes around it, or leave it out"
         ) from error
+
+
+class _RepeatedKeyError(ValueError):
+    """An object with a key twice, of which Python's json would keep the last."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(next(key for key in values if keys.count(key) > 1))
+    return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _kind(value: Any) -> str:

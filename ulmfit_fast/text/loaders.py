@@ -70,7 +70,8 @@ def _compare(columns: Columns, shape: CsvShape, file: TableFile) -> None:
         if len(values) != len(shape.lines) or sum(len(v or "") for v in values) != n_chars:
             raise InputError(
                 f'{file.name}: column "{shown(name)}": two readers disagree on it '
-                f"({len(values)} and {len(shape.lines)} rows): save the table as jsonl"
+                f"({len(values)} and {len(shape.lines)} rows): did it change meanwhile? read it "
+                "again, or save the table as jsonl"
             )
 
 

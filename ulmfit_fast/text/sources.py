@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import gzip
 import io
 import lzma
+import os
 import re
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +19,11 @@ from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
 from ..errors import InputError
+from .kinds import N_BYTES, kind_by_content
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "txt", "label")
 _COMPRESSED = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
+_STARTS_OF_PACKED = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\x00"}
 _DAMAGED = (gzip.BadGzipFile, lzma.LZMAError, EOFError, zlib.error)
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -36,6 +41,9 @@ _ADVICE_ON_KINDS = {
     "arrow": "save it as parquet first (Dataset.to_parquet)",
 }
 _BLOCK = 1 << 20
+#: Characters of a line, or of a row of a csv file, that no text has. A packed file of a few
+#: megabytes may unpack to a line of many gigabytes, which would fill the memory.
+LONGEST_LINE = 1 << 27
 
 
 def shown(text: str, n_chars: int = 40) -> str:
@@ -85,7 +93,12 @@ def find_file(path: Path) -> TableFile:
             "set of the Hub as hf:OWNER/NAME"
         )
     if not path.exists():
-        raise InputError(f"{path}: no such file: {_nearest(path)}")
+        raise InputError(f"{path}: {_why_missing(path)}")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InputError(
+            f"{path}: is a pipe or a device, not a file, and tables are read more than once: save "
+            "what comes out of it as a file first"
+        )
     extension, compression, advice = kind_of(path)
     if extension not in FORMATS:
         kind = f'unknown kind of file "{shown(extension)}"' if extension else "no ending"
@@ -95,13 +108,7 @@ def find_file(path: Path) -> TableFile:
             "(also .gz, .xz)"
         )
     file = TableFile(path, extension, compression)
-    empty = path.stat().st_size == 0
-    with reading(file):
-        if not empty:
-            with file.open_bytes() as stream:
-                empty = not stream.read(1)
-    if empty:
-        raise InputError(f"{path}: the file is empty: give a file with at least one text")
+    _check_content(file)
     return file
 
 
@@ -120,10 +127,42 @@ def kind_of(path: Path) -> tuple[str, str, str]:
     return extension, compression, _ADVICE_ON_KINDS.get(extension, "")
 
 
+def _check_content(file: TableFile) -> None:
+    """Raise InputError for a file that is empty or of another kind than its name says."""
+    kind = None
+    with reading(file):
+        with open(file.path, "rb") as packed:
+            start = packed.read(N_BYTES)
+        if file.compression and not start.startswith(_STARTS_OF_PACKED[file.compression]):
+            kind = kind_by_content(start, "")
+        if kind is None and file.compression and start:
+            with file.open_bytes() as stream:
+                start = stream.read(N_BYTES)
+    if not start:
+        raise InputError(f"{file.path}: the file is empty: give a file with at least one text")
+    kind = kind or kind_by_content(start, file.format)
+    if kind is not None:
+        what, advice = kind
+        raise InputError(f"{file.path}: is {what}, whatever its name says: {advice}")
+
+
 def _table_in(folder: Path) -> str:
     """Name a file of a folder, for a message."""
     tables = sorted(p for p in folder.iterdir() if p.suffix.lower()[1:] in FORMATS and p.is_file())
     return f", such as {tables[0]}" if tables else f" ({', '.join(FORMATS)})"
+
+
+def _why_missing(path: Path) -> str:
+    """Say why there is no such file, and what to do."""
+    if not path.is_symlink():
+        return f"no such file: {_nearest(path)}"
+    target = os.readlink(path)
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return f"is a link to {target}, which leads back to it: give the file itself"
+    return f"is a link to {target}, which is not there: give the file itself"
 
 
 def _nearest(path: Path) -> str:
@@ -232,12 +271,19 @@ def checked_lines(file: TableFile, stream: TextIO) -> Iterator[str]:
     """Yield the lines of a stream.
 
     Raises:
-        InputError: a line has a NUL byte.
+        InputError: a line has a NUL byte, or more than LONGEST_LINE characters.
     """
-    for number, line in enumerate(stream, 1):
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
         if "\0" in line:
             raise InputError(
                 f"{file.name}: line {number}: column {line.index(chr(0)) + 1}: NUL byte: remove "
                 "it, or give the encoding of the file, for example --encoding utf-16"
+            )
+        if len(line) > LONGEST_LINE:
+            raise InputError(
+                f"{file.name}: line {number}: is longer than {LONGEST_LINE:,} characters: is this "
+                "a table of texts? cut it into several rows"
             )
         yield line

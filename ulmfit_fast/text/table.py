@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # What pandas writes for a missing value. "NA", "None" and "null" are kept: they are words, too.
 _NAN = ("nan", "NaN")
+# A name of a column with one of these in it may be the names of several.
+_SEPARATORS = set(",;|\t^~:")
 # So many numbers below a name that is none make it the name of a column.
 _FEWEST_NUMBERS = 5
 
@@ -129,6 +131,12 @@ class RawTable:
                 labelled=labelled,
             )  # fmt: skip
         except InputError as error:
+            found = sorted(_SEPARATORS & set("".join(self.columns)))
+            if len(self.columns) == 1 and found:
+                raise InputError(
+                    f'{error}; there is one column alone: if "{found[0]}" parts more of them, '
+                    "name the file .csv, or part them by commas or tabs"
+                ) from error
             if not self.header_is_guessed:
                 raise
             raise InputError(
