@@ -139,7 +139,7 @@ def _sample(lines: Iterator[str]) -> list[str]:
 
 
 def _delimiter(file: TableFile, sample: list[str], given: str | None) -> str:
-    """Return the delimiter, given or found; a first line that names it becomes a blank one in the sample."""
+    """Return the delimiter, given or found; a first line that names it becomes a blank one."""
     named = _DELIMITER_LINE.fullmatch(sample[0]) if sample else None
     if named is None:
         return given or ("\t" if file.format == "tsv" else _sniff(sample))
