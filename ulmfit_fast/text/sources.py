@@ -162,7 +162,7 @@ def _why_missing(path: Path) -> str:
     except OSError as error:
         if error.errno == errno.ELOOP:
             return f"is a link to {target}, which leads back to it: give the file itself"
-    return f"is a link to {target}, which is not there: give the file itself"
+    return f"no such file: it is a link to {target}, which is not there: give the file itself"
 
 
 def _nearest(path: Path) -> str:
