@@ -69,6 +69,32 @@ class ChunkPlan:
         """The first kept chunk and all after it."""
         return self.chunks[self.first_kept :]
 
+    def part(self, rows: slice) -> tuple[ChunkPlan, int]:
+        """Return the plan of some rows, in the columns that they have among all.
+
+        Args:
+            rows: some neighbours, of those that the plan has.
+
+        Returns:
+            plan: of these rows, which it counts from 0; chunks without any are left out.
+            lead: columns of the kept ones among those left out: start and end count them.
+        """
+        first, last, _ = rows.indices(len(self.order))
+        kept = [(columns, min(n, last) - first) for columns, n in self.chunks if n > first]
+        n_gone = len(self.chunks) - len(kept)
+        gone = self.chunks[self.first_kept : n_gone]
+        plan = ChunkPlan(
+            order=self.order[rows],
+            place=list(range(last - first)),
+            lengths=self.lengths[rows],
+            shift=self.shift[rows],
+            start=self.start[rows],
+            end=self.end[rows],
+            chunks=kept,
+            first_kept=max(0, self.first_kept - n_gone),
+        )
+        return plan, sum(columns.stop - columns.start for columns, _ in gone)
+
     def on_device(self, device: torch.device) -> RowTensors:
         """Return the lists as tensors on a device, in one copy that a GPU need not wait for."""
         rows = torch.tensor(

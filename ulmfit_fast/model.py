@@ -186,12 +186,16 @@ class TextClassifier(nn.Module):
             nn.Linear(hidden_size, n_classes, bias=False),
         )
 
-    def encode(self, ids: Tensor, lengths: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, ids: Tensor, lengths: Sequence[int] | Tensor, part: slice | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Run the encoder over whole documents.
 
         Args:
             ids: tokens, padded at the end; int64, shape [B, T].
             lengths: tokens of each row; integers in 1..T. On the CPU, so that no device waits.
+            part: rows to run as they would among all, counted from the longest down; None: all.
+                What is returned has these rows alone, longest first.
 
         Returns:
             pooled: [last, max, mean] of each row, float32 or wider; shape [B, 3E].
@@ -202,6 +206,9 @@ class TextClassifier(nn.Module):
         if len(plan.order) != len(ids):
             expected = f"expected {len(ids)}, one for each row of ids"
             raise ValueError(f"lengths: {expected}, found {len(plan.order)}")
+        lead = 0
+        if part is not None:
+            plan, lead = plan.part(part)
         rows = plan.on_device(ids.device)
         aligned = align_chunks(ids, rows, plan.chunks[-1][0].stop, self.config.pad_id)
         state: EncoderState | None = None
@@ -213,6 +220,8 @@ class TextClassifier(nn.Module):
             output = self._run_chunks(aligned, plan.kept, state)
         else:
             output = self._run_joined(aligned, plan.kept, state)
+        if lead:
+            output = nn.functional.pad(output, (0, 0, 0, 0, lead, 0))
         wide = output.to(torch.promote_types(output.dtype, torch.float32))
         pooled = functional.concat_pool(wide.transpose(0, 1), rows.start, rows.end)
         return pooled[rows.place], output

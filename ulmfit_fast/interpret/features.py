@@ -12,6 +12,7 @@ import torch
 from ulmfit_fast.text.batches import ClassifierBatches
 from ulmfit_fast.text.corpus import Corpus
 from ulmfit_fast.training.inference import InferenceCopy
+from ulmfit_fast.training.micro_batches import RowLimit
 from ulmfit_fast.training.prefetch import prefetch
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -58,10 +59,14 @@ class Reader:
             model = self._copies.of(model, torch.bfloat16)
         batches = ClassifierBatches(corpus, None, self.batch_size, pad_id=self.tokenizer.pad_id)
         device = next(model.parameters()).device
+        limit = RowLimit("classifying", device)
         try:
             for batch, (ids,) in prefetch(batches.batches(), device, lambda batch: (batch.ids,)):
                 with torch.no_grad(), self.precision.computing():
-                    pooled, _ = model.encode(ids, batch.lengths)
+                    lengths = batch.lengths
+                    pooled = torch.cat(limit.each(
+                        len(ids), lambda part: model.encode(ids[part], lengths[part])[0]  # noqa: B023
+                    ))  # fmt: skip
                     logits = model.classify(pooled)
                 features = torch.nn.functional.normalize(pooled.float(), dim=1)
                 yield Read(

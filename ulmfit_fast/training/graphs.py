@@ -25,6 +25,7 @@ from torch import Tensor
 from ulmfit_fast.errors import TrainingError
 from ulmfit_fast.model import EncoderState, LossParts
 from ulmfit_fast.optim import LayerwiseAdamW
+from ulmfit_fast.training.snapshot import generators, set_generators
 from ulmfit_fast.training.steps import Batch, EagerSteps, Reader, Task
 
 #: Steps of a shape that run eagerly first: kernels are compiled for it, the optimizer makes its
@@ -145,6 +146,8 @@ class GraphSteps(EagerSteps):
         The optimizer skips those, so a loss that is read after the replay has not moved the weights
         either.
         """
+        if not self.most or self.micro_batches.limit.rows:  # there is no memory for them
+            return super().step(batch, read)
         shapes = tuple(tensor.shape for tensor in batch.inputs)
         recording = self._recordings.get(shapes) or self._record_if_due(shapes, batch)
         if recording is None:
@@ -172,9 +175,31 @@ class GraphSteps(EagerSteps):
 
         self.optimizer.refresh()  # a capture cannot send settings
         beside = next(iter(self._recordings.values()), None)
-        graph = self.recorder.record(call, None if beside is None else beside.graph)
+        before = generators(self.task.device)
+        self.micro_batches.may_retry = False  # what begins anew would be in the graph twice
+        try:
+            graph = self.recorder.record(call, None if beside is None else beside.graph)
+        except torch.OutOfMemoryError:
+            graph = None  # the rest outside, where no traceback holds what was made
+        finally:
+            self.micro_batches.may_retry = True
+        if graph is None:
+            del beside
+            self.free()
+            set_generators(before, self.task.device)
+            limit = self.micro_batches.limit
+            limit.warn(f"{limit.what}: no memory for CUDA graphs, so it goes on without them")
+            return None
         self._recordings[shapes] = Recording(graph, inputs)
         return self._recordings[shapes]
+
+    def free(self) -> None:
+        """Let go of the graphs' memory, too, and make no more of them."""
+        super().free()
+        self.forget()
+        self.most = 0
+        if self.task.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _carry(self, state: EncoderState) -> None:
         """Copy the state into memory that stays: that of the first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -71,3 +72,4 @@ class Keeper:
 
     def warn(self, message: str) -> None:
         """Tell the user."""
+        warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -17,6 +17,7 @@ from ulmfit_fast.training.config import StageConfig, TrainConfig
 from ulmfit_fast.training.graphs import GraphSteps, Recorder
 from ulmfit_fast.training.heap import Heap
 from ulmfit_fast.training.keeper import Keeper, Place, StageState
+from ulmfit_fast.training.micro_batches import RowLimit
 from ulmfit_fast.training.observer import Observer, Step
 from ulmfit_fast.training.plan import layer_decay, schedule, stage_phases
 from ulmfit_fast.training.stage_state import Progress, StageParts, StageResult, Sums
@@ -92,6 +93,8 @@ class Fit:
         steps = EagerSteps(task, optimizer)
         if graphed is not None:
             steps = GraphSteps(task, optimizer, graphed)
+        what = f"stage {task.stage}"
+        steps.micro_batches.limit = RowLimit(what, task.device, self.keeper.warn)
         self.optimizer, self.steps, self.heap = optimizer, steps, Heap()
         self.now = StageParts(
             task.model, optimizer, steps, Sums(task.device), Progress(), StageResult(task.stage)

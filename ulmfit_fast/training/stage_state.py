@@ -60,6 +60,7 @@ class Progress:
         n_returns: how often that was.
         seconds: time spent, as of when the state was taken.
         epoch_seconds: likewise, in the epoch.
+        rows: of a batch that run at a time, once it did not fit into memory; None before.
     """
 
     epoch: int = 0
@@ -75,6 +76,7 @@ class Progress:
     n_returns: int = 0
     seconds: float = 0.0
     epoch_seconds: float = 0.0
+    rows: int | None = None
 
 
 class Sums:
@@ -133,6 +135,7 @@ class StageParts:
             tensors |= {f"lstm/{layer}/h": h, f"lstm/{layer}/c": c}
         tensors |= {f"generator/{name}": each for name, each in generators(device).items()}
         tensors |= {"sums/loss": self.sums.loss, "sums/n_steps": self.sums.n_steps}
+        self.progress.rows = self.steps.micro_batches.limit.rows
         values = {"progress": asdict(self.progress), "result": asdict(self.result)}
         return StageState(values, {name: each.detach().cpu() for name, each in tensors.items()})
 
@@ -153,6 +156,8 @@ class StageParts:
         self.sums.loss.copy_(tensors["sums/loss"])
         self.sums.n_steps.copy_(tensors["sums/n_steps"])
         self.progress = progress_of(values["progress"])
+        limit = self.steps.micro_batches.limit
+        limit.rows = limit.rows or self.progress.rows  # going back makes no room
         self.result = StageResult(**values["result"])
 
 

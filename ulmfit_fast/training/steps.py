@@ -12,6 +12,7 @@ from torch import Tensor
 from ulmfit_fast.model import EncoderState, LanguageModel, LossParts, TextClassifier
 from ulmfit_fast.optim import LayerwiseAdamW
 from ulmfit_fast.training.config import StageName
+from ulmfit_fast.training.micro_batches import MicroBatches
 from ulmfit_fast.training.precision import Precision
 
 Metrics = dict[str, float]
@@ -64,6 +65,21 @@ class Task(Protocol):
             state: what the batch before left; None at the beginning of an epoch.
         """
 
+    def gradients_in_parts(
+        self, inputs: tuple[Tensor, ...], state: EncoderState | None, rows: int
+    ) -> tuple[LossParts, EncoderState | None]:
+        """Leave the gradient of the loss in the parameters, with so many rows in memory at a time.
+
+        Args:
+            inputs: of the batch.
+            state: as for loss.
+            rows: fewer than the batch has.
+
+        Returns:
+            loss: detached.
+            state: as of loss.
+        """
+
     def validate(self) -> Metrics:
         """Measure the model on the validation part; empty where there is none."""
 
@@ -86,6 +102,7 @@ class EagerSteps:
         self.task = task
         self.optimizer = optimizer
         self.state: EncoderState | None = None
+        self.micro_batches = MicroBatches(task)
 
     def start_phase(self) -> None:
         """Prepare for other layers to train than before."""
@@ -106,13 +123,16 @@ class EagerSteps:
         """
         buffers = list(self.task.model.buffers())
         before = [buffer.clone() for buffer in buffers]
-        parts, state = self.task.loss(batch.inputs, self.state)
+
+        def undo() -> None:
+            self.free()
+            for buffer, old in zip(buffers, before, strict=True):
+                buffer.copy_(old)
+
+        parts, state = self.micro_batches.gradients(batch.inputs, self.state, undo)
         if read is not None:
             read(parts)
-        total = parts.total.detach()
-        is_finite = total.isfinite()
-        # 1, or NaN where the loss is not finite: then no gradient is, and the optimizer skips them.
-        torch.autograd.backward(parts.total, total * 0 + 1)
+        is_finite = parts.total.isfinite()
         self.optimizer.step()
         self.optimizer.zero_grad()
         for buffer, old in zip(buffers, before, strict=True):
@@ -121,7 +141,11 @@ class EagerSteps:
             self._carry(self._state_if(is_finite, state))
         # Detached: a loss with its history would keep the nodes that add up gradients alive, and
         # those run on the stream that they were made on, which no capture of another survives.
-        return LossParts(parts.total.detach(), parts.cross_entropy)
+        return parts
+
+    def free(self) -> None:
+        """Let go of what a step that ran out of memory has made."""
+        self.optimizer.zero_grad()
 
     def _state_if(self, is_finite: Tensor, state: EncoderState) -> EncoderState:
         """Return the state, or what it was before the step where the step was not finite."""

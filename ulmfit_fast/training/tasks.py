@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,13 @@ from ulmfit_fast.text.batches import ClassifierBatch, ClassifierBatches, LMStrea
 from ulmfit_fast.text.corpus import check_ids
 from ulmfit_fast.training.config import StageName, TrainConfig
 from ulmfit_fast.training.inference import InferenceCopy
+from ulmfit_fast.training.micro_batches import (
+    RowLimit,
+    classifier_gradients,
+    join_states,
+    language_model_gradients,
+    rows_of_state,
+)
 from ulmfit_fast.training.precision import Precision, choose_precision
 from ulmfit_fast.training.prefetch import prefetch
 from ulmfit_fast.training.steps import Batch, Metrics
@@ -44,6 +52,7 @@ class LanguageModelTask:
             if stream is not None:
                 check_ids(stream.corpus, model.config.vocab_size)
         self.precision = choose_precision(config.precision, self.device)
+        self.limit = RowLimit("validation", self.device)
 
     def describe(self) -> str:
         """Say how many streams run and how long a batch is."""
@@ -67,6 +76,12 @@ class LanguageModelTask:
         with self.precision.computing():
             return self.model.loss(ids, targets, state, self.config.alpha, self.config.beta)
 
+    def gradients_in_parts(
+        self, inputs: tuple[Tensor, ...], state: EncoderState | None, rows: int
+    ) -> tuple[LossParts, EncoderState]:
+        """Leave the gradient of a batch in the parameters, and return its loss and state."""
+        return language_model_gradients(self, inputs, state, rows)
+
     def validate(self) -> Metrics:
         """Return loss (nats a token), perplexity and accuracy of the validation stream."""
         if self.valid is None:
@@ -77,12 +92,21 @@ class LanguageModelTask:
         state: EncoderState | None = None
         with torch.no_grad(), self.precision.computing():
             for _, (ids, targets) in prefetch(self.valid.batches(0), self.device, tuple):
-                output, state = self.model.encoder(ids, state)
-                sums += score_tokens(self.model, output.flatten(0, 1), targets.t().flatten())
+                found = self.limit.each(len(ids), partial(self._score, ids, targets, state))
+                sums += sum(of_part for of_part, _ in found)
+                state = join_states([after for _, after in found])
                 n_tokens += ids.numel()
         loss, accuracy = (sums / n_tokens).tolist()
         perplexity = math.exp(min(loss, 700.0))  # exp overflows a float beyond 709
         return {"valid_loss": loss, "perplexity": perplexity, "accuracy": accuracy}
+
+    def _score(
+        self, ids: Tensor, targets: Tensor, state: EncoderState | None, part: slice
+    ) -> tuple[Tensor, EncoderState]:
+        """Return the sums of score_tokens over some rows of a batch, and their state after it."""
+        output, after = self.model.encoder(ids[part], rows_of_state(state, part))
+        hidden, wanted = output.flatten(0, 1), targets[part].t().flatten()
+        return score_tokens(self.model, hidden, wanted), after
 
     def score(self, metrics: Metrics) -> tuple[float, ...]:
         """Order by validation loss."""
@@ -111,6 +135,7 @@ class ClassifierTask:
             if batches is not None:
                 check_ids(batches.corpus, model.config.vocab_size)
         self.precision = choose_precision(config.precision, self.device)
+        self.limit = RowLimit("validation", self.device)
 
     def describe(self) -> str:
         """Say how many texts a batch has."""
@@ -135,11 +160,17 @@ class ClassifierTask:
             parts, _ = self.model.loss(ids, lengths, labels, self.config.alpha, self.config.beta)
         return parts, None
 
+    def gradients_in_parts(
+        self, inputs: tuple[Tensor, ...], state: EncoderState | None, rows: int
+    ) -> tuple[LossParts, None]:
+        """Leave the gradient of a batch in the parameters, and return its loss."""
+        return classifier_gradients(self, inputs, rows), None
+
     def validate(self) -> Metrics:
         """Return loss (nats a document), accuracy and error of the validation documents."""
         if self.valid is None:
             return {}
-        logits, labels = classify(self.model, self.valid, self.precision)
+        logits, labels = classify(self.model, self.valid, self.precision, limit=self.limit)
         return classification_metrics(logits, labels)
 
     def score(self, metrics: Metrics) -> tuple[float, ...]:
@@ -189,6 +220,7 @@ def classify(
     batches: ClassifierBatches,
     precision: Precision,
     copies: InferenceCopy | None = None,
+    limit: RowLimit | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the logits of every document in its given order, and the labels.
 
@@ -197,6 +229,7 @@ def classify(
         batches: documents.
         precision: to compute in.
         copies: keeps the weights rounded from call to call; None rounds them in every batch.
+        limit: rows at a time, lowered where memory runs out; None begins with whole batches.
 
     Returns:
         logits: float32 on the CPU; shape [documents, C].
@@ -208,14 +241,22 @@ def classify(
         model = copies.of(model, torch.bfloat16)
     was_training = model.training
     model.eval()
+    limit = limit or RowLimit("classifying", device)
     with torch.no_grad(), precision.computing():
         for batch, (ids,) in prefetch(batches.batches(), device, lambda batch: (batch.ids,)):
-            logits.append(model(ids, batch.lengths).float().cpu())
+            logits += limit.each(len(ids), partial(_logits, model, ids, batch.lengths))
             labels.append(torch.full_like(batch.rows, -1) if batch.labels is None else batch.labels)
             rows.append(batch.rows)
     model.train(was_training)
     order = torch.cat(rows).argsort()
     return torch.cat(logits)[order], torch.cat(labels)[order]
+
+
+def _logits(model: TextClassifier, ids: Tensor, lengths: Tensor, part: slice) -> Tensor:
+    """Return the logits of some rows of a batch; float32 on the CPU."""
+    longest = int(lengths[part].max())
+    logits: Tensor = model(ids[part, :longest], lengths[part])
+    return logits.float().cpu()
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> Metrics:
