@@ -108,7 +108,7 @@ def check_after_kill(folder: Path, reported: list[str], count: Count) -> None:
     count.n_kills += 1
     paths = make_checkpoints(folder).paths()
     checkpoints = folder / "checkpoints"
-    count.n_in_a_save += checkpoints.is_dir() and any(checkpoints.glob(".*"))
+    count.n_in_a_save += checkpoints.is_dir() and any(checkpoints.glob(".[0-9]*"))
     if reported:
         newest = max(path.name for path in paths) if paths else ""
         count.n_lost += newest < reported[-1]

@@ -188,7 +188,7 @@ def test_two_processes_do_not_share_a_run(folder: Path, monkeypatch: pytest.Monk
 
     act_at(monkeypatch, "classifier", 1, resume_too)
     succeed("train", "--resume", "runs/train")
-    assert "another process is still at it" in found[0]
+    assert "another training is still at it" in found[0]
 
 
 def test_pretrain_goes_on_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

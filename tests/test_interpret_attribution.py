@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -215,4 +217,17 @@ def test_wrong_arguments_are_refused(trainer: ULMFiTTrainer) -> None:
         attribute(trainer, ["a"], n_steps=0)
     with pytest.raises(InputError, match="no classifier"):
         attribute(ULMFiTTrainer(small_config(), size="tiny"), ["a"])
+    for labels in ([], ["animal"], ["animal"] * 3):
+        with pytest.raises(InputError, match=rf"2 texts and {len(labels)} labels: give one label"):
+            attribute(trainer, ["a", "b"], labels)
+    with pytest.raises(InputError, match="0 texts and 1 labels"):
+        attribute(trainer, [], ["animal"])
     assert attribute(trainer, []) == []
+
+
+def test_answers_that_are_no_numbers_are_said(trainer: ULMFiTTrainer) -> None:
+    broken = copy.deepcopy(trainer)
+    with torch.no_grad():
+        broken.classifier.head[-1].weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"answers are not numbers \(nan\): its weights"):
+        attribute(broken, ["The cat is big"], ["animal"])

@@ -213,6 +213,15 @@ def test_one_class_answered_only(trainer: ULMFiTTrainer) -> None:
     assert len(found.mistakes) == 20
 
 
+def test_a_damaged_model_is_not_measured(trainer: ULMFiTTrainer) -> None:
+    other = untrained(trainer, ["a", "b"])
+    with torch.no_grad():
+        other.classifier.head[-1].weight[0, 0] = torch.nan
+    texts, _ = draw_texts(20)
+    with pytest.raises(InputError, match="probabilities of 20 of 20 texts are not numbers"):
+        examine(other, {"test": Part(texts, ["a"] * 20)})
+
+
 def test_ten_thousand_rows_of_200_classes_take_seconds(trainer: ULMFiTTrainer) -> None:
     names = [f"class {k:03}" for k in range(200)]
     other = untrained(trainer, names)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ulmfit_fast.errors import InputError
+from ulmfit_fast.interpret.label_errors import label_errors
 from ulmfit_fast.interpret.statistics import (
     calibrate,
     class_scores,
@@ -139,3 +141,12 @@ def test_f1_interval_of_a_class_that_is_always_or_never_found_is_no_point() -> N
     assert always == (wilson_interval(8, 8)[0], 1.0)
     assert never[0] == 0.0
     assert 0.3 < never[1] < 1.0
+
+
+def test_probabilities_that_are_no_numbers_are_said() -> None:
+    labels, probabilities = draw_answers(50, 4)
+    for bad in (np.nan, np.inf):
+        probabilities[[3, 7], 1] = bad
+        for measure in (calibrate, cross_entropy, label_errors):
+            with pytest.raises(InputError, match="probabilities of 2 of 50 texts are not numbers"):
+                measure(probabilities, labels)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,10 +10,10 @@ from pathlib import Path
 
 from ulmfit_fast.errors import InputError, TrainingStopped
 from ulmfit_fast.text.shards import check_source, name_of_source
+from ulmfit_fast.training.lock import LOCK, locked
 
 #: What only a run that is not finished needs.
 CHECKPOINTS = "checkpoints"
-LOCK = ".lock"
 
 
 class RunFolder:
@@ -79,10 +76,10 @@ class RunFolder:
             InputError: another process fills it.
         """
         if self.unfinished.exists() and not self.resume:
-            with _locked(self.unfinished):
+            with locked(self.unfinished):
                 shutil.rmtree(self.unfinished)
         self.unfinished.mkdir(parents=True, exist_ok=True)
-        with _locked(self.unfinished):
+        with locked(self.unfinished):
             try:
                 yield self.unfinished
             except BaseException as error:
@@ -116,23 +113,6 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         if (self.path / CHECKPOINTS).exists():
             shutil.rmtree(self.path / CHECKPOINTS)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder; the system takes the lock back from a dead one."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{folder}: another process is still at it; wait for it") from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # some network file systems
-                raise
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _may_be_replaced(path: Path) -> bool:

@@ -99,8 +99,13 @@ def attribute(
             `xxrep`, `xxwrep`) are credited to the piece they mark.
 
     Raises:
-        InputError: no classifier, or no such class or method.
+        InputError: no classifier, no such class or method, another number of labels than of texts,
+            or the classifier's answers are not numbers.
     """
+    if labels is not None and len(labels) != len(texts):
+        raise InputError(
+            f"{len(texts)} texts and {len(labels)} labels: give one label for each text, or none"
+        )
     if not texts:
         return []
     chosen = labels or [prediction.label for prediction in trainer.predict(texts)]
@@ -150,7 +155,7 @@ def score_tokens(
         pass with gradients takes for the longest document, or for 4,608 tokens if that is more.
 
     Raises:
-        InputError: no such method, or fewer than one step.
+        InputError: no such method, fewer than one step, or answers that are not numbers.
     """
     if method not in METHODS:
         raise InputError(f"no method {method!r}: choose one of {', '.join(METHODS)}")
@@ -168,6 +173,11 @@ def score_tokens(
             sums[point.document] += point.weight * products[row, :n]
             if point.place in (0.0, 1.0):
                 ends[point.document, int(point.place)] = values[row]
+    if np.isnan(ends).any():
+        raise InputError(
+            "the classifier's answers are not numbers (nan): its weights are damaged; train it "
+            "again at a lower learning rate"
+        )
     differences = (ends[:, 1] - ends[:, 0]).tolist()
     return [TokenScores(total, d) for total, d in zip(sums, differences, strict=True)]
 

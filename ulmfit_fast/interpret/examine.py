@@ -32,6 +32,7 @@ from ulmfit_fast.interpret.statistics import (
     Counts,
     Floats,
     calibrate,
+    check_probabilities,
     class_scores,
     count_confusion,
     cross_entropy,
@@ -84,8 +85,8 @@ def examine(
         options: None takes the defaults.
 
     Raises:
-        InputError: no classifier, neither test nor validation texts, a part of another name, or a
-            label that the classifier does not have.
+        InputError: no classifier, neither test nor validation texts, a part of another name, a
+            label that the classifier does not have, or probabilities that are not numbers.
     """
     options = options or ExamineOptions()
     if trainer.classifier is None or trainer.tokenizer is None:
@@ -165,6 +166,7 @@ def _read_parts(
             features = np.zeros((len(corpora[judged]), read.features.shape[1]), dtype=np.float32)
         features[read.rows] = read.features
         probabilities[judged][read.rows] = read.probabilities
+    check_probabilities(probabilities[judged])
     rows = _mistaken(probabilities[judged], indices[judged])[: options.n_mistakes]
     wanted = features[rows[: options.n_explained]]  # [M, 3E]
     n_train = len(corpora["train"]) if "train" in indices else 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ulmfit_fast.interpret.statistics import Counts, Floats
+from ulmfit_fast.interpret.statistics import Counts, Floats, check_probabilities
 
 # Equal probabilities whose mean is a threshold must reach it, whatever the rounding.
 _ROUNDING = 1e-6
@@ -44,9 +44,13 @@ def label_errors(probabilities: Floats, labels: Counts) -> list[tuple[int, int]]
 
     Returns:
         errors: (row, suggested class), the least probable label first, ties in the order of rows.
+
+    Raises:
+        InputError: a probability is not a number.
     """
     if not len(labels):
         return []
+    check_probabilities(probabilities)
     reaches = probabilities >= class_thresholds(probabilities, labels) - _ROUNDING
     suggested = np.where(reaches, probabilities, -1.0).argmax(axis=1)
     own = probabilities[np.arange(len(labels)), labels]

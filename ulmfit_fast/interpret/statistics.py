@@ -7,6 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from ulmfit_fast.errors import InputError
 from ulmfit_fast.interpret.examination import Calibration, CalibrationBin, ClassScores
 
 Z_95 = 1.959964  # standard deviations that 95 % of a normal distribution lie within
@@ -16,6 +17,16 @@ N_BINS = 10
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+
+
+def check_probabilities(probabilities: npt.NDArray[np.floating]) -> None:
+    """Raise InputError if some of the probabilities [n, C] are not numbers."""
+    n_bad = int((~np.isfinite(probabilities).all(axis=1)).sum())
+    if n_bad:
+        raise InputError(
+            f"the classifier's probabilities of {n_bad:,} of {len(probabilities):,} texts are not "
+            "numbers (nan): its weights are damaged; train it again at a lower learning rate"
+        )
 
 
 def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
@@ -123,9 +134,13 @@ def calibrate(probabilities: Floats, labels: Counts, *, n_bins: int = N_BINS) ->
         labels: class of each text; shape [n].
         n_bins: of equal width; a probability of 1 is in the last.
 
+    Raises:
+        InputError: a probability is not a number.
+
     Source: Guo et al. 2017, arXiv:1706.04599 (expected calibration error); Brier 1950, Monthly
         Weather Review 78, 1-3 (mean over texts of the squared errors summed over classes).
     """
+    check_probabilities(probabilities)
     n = len(labels)
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
@@ -153,6 +168,11 @@ def calibrate(probabilities: Floats, labels: Counts, *, n_bins: int = N_BINS) ->
 
 
 def cross_entropy(probabilities: Floats, labels: Counts) -> float:
-    """Return the mean of -log p of the labels' classes, nats a text; float64's least p at 0."""
+    """Return the mean of -log p of the labels' classes, nats a text; float64's least p at 0.
+
+    Raises:
+        InputError: a probability is not a number.
+    """
+    check_probabilities(probabilities)
     own = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean())

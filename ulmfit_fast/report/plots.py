@@ -118,12 +118,17 @@ def most_confused(confusion: Sequence[Sequence[int]], n: int) -> list[int]:
     Pairs of classes are taken by how many texts of the one are taken for the other, then classes
     by their mistakes.
     """
-    wrong = np.array(confusion).reshape(len(confusion), -1)
-    np.fill_diagonal(wrong, 0)
-    largest = np.argsort(-wrong, axis=None, kind="stable")  # of equal ones the first
-    rows, columns = np.unravel_index(largest[: np.count_nonzero(wrong)], wrong.shape)
-    of_pairs = np.stack([rows, columns], axis=1).ravel().tolist()
-    of_all = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable").tolist()
+    counts = np.asarray(confusion).reshape(len(confusion), -1)
+    rows, columns = np.nonzero(counts)
+    is_wrong = rows != columns
+    rows, columns = rows[is_wrong], columns[is_wrong]
+    wrong = counts[rows, columns]
+    largest = np.argsort(-wrong, kind="stable")  # of equal ones the first
+    of_pairs = np.stack([rows[largest], columns[largest]], axis=1).ravel().tolist()
+    of_classes = np.zeros(len(counts), dtype=np.int64)
+    for mistaken in (rows, columns):
+        np.add.at(of_classes, mistaken, wrong)
+    of_all = np.argsort(-of_classes, kind="stable").tolist()
     return sorted(list(dict.fromkeys([*of_pairs, *of_all]))[:n])
 
 

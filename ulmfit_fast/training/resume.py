@@ -25,10 +25,12 @@ from typing import Any
 from ulmfit_fast.errors import InputError, TrainingError, TrainingStopped
 from ulmfit_fast.training.checkpoint import flush_to_disk
 from ulmfit_fast.training.keeper import Capture, Keeper, Place, StageState
+from ulmfit_fast.training.lock import FolderLock
 from ulmfit_fast.training.snapshot import (
     DamagedSnapshotError,
     Snapshot,
     read_snapshot,
+    why_refused,
     write_snapshot,
 )
 from ulmfit_fast.training.stopping import StopRequest
@@ -75,6 +77,8 @@ class Checkpoints:
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
+        newest = lambda: max((path.name for path in self.paths()), default="")  # noqa: E731
+        self._lock = FolderLock(self.folder, newest)
         self._began = self._saved_at = time.monotonic()
         if self.how_to_go_on is None:
             self.how_to_go_on = f"ULMFiTTrainer.resume({str(self.folder)!r}) and the same calls"
@@ -92,6 +96,10 @@ class Checkpoints:
             (path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), key=_number
         )
 
+    def locked(self) -> AbstractContextManager[None]:
+        """Return what keeps other trainers out of the folder; InputError where one is at it."""
+        return self._lock.held(self.check_free, str(self.how_to_go_on))
+
     def find(self) -> Snapshot | None:
         """Read the newest checkpoint that is whole, and cut the logs back to it.
 
@@ -101,8 +109,16 @@ class Checkpoints:
             resumed: None if there is no checkpoint.
 
         Raises:
-            InputError: every checkpoint is damaged, or another version wrote them.
+            InputError: all are damaged, of another version, or another trainer is at it.
         """
+        if not self.folder.is_dir():
+            return None
+        self._lock.look()
+        with self.locked():
+            return self._find()
+
+    def _find(self) -> Snapshot | None:
+        """Read the newest checkpoint that is whole; see find."""
         self.stop.forget()
         self._began = time.monotonic()
         paths = self.paths()
@@ -175,20 +191,26 @@ class Checkpoints:
         self.saving_s = self._saved_at - began
         self._remove_old([*paths, path])
 
-    def try_to_write(self, snapshot: Snapshot, name: str) -> None:
-        """Write a checkpoint; training goes on without it if the disk refuses, which is said once.
+    def try_to_write(self, make: Callable[[], Snapshot], name: str) -> None:
+        """Write a checkpoint; training goes on without it where disk or memory refuse.
 
-        After a refusal the next one is tried when it is due. Arguments: those of `write`, snapshot
-        and name.
+        That is said once; after a refusal the next one is tried when it is due.
+
+        Args:
+            make: makes what to write.
+            name: as for write.
         """
         try:
-            self.write(snapshot, name)
-        except OSError as error:
+            self.write(make(), name)
+        except (OSError, MemoryError, RuntimeError) as error:
+            refusal = why_refused(error)
+            if refusal is None:
+                raise
             self._saved_at = time.monotonic()
             if not self._has_warned:
                 self._has_warned = True
                 self.warn(
-                    f"cannot write a checkpoint to {self.folder} ({error.strerror or error}): "
+                    f"cannot write a checkpoint to {self.folder} ({refusal}): "
                     f"training goes on; {self.last_good()}"
                 )
 
@@ -283,18 +305,21 @@ class StageKeeper(Keeper):
             self.stop(place, capture)
         elif at_once or self._checkpoints.is_due():
             with self.held_back():
-                self._checkpoints.try_to_write(self._snapshot(capture), _name(place))
+                self._checkpoints.try_to_write(lambda: self._snapshot(capture), _name(place))
 
     def stop(self, place: Place, capture: Capture) -> None:
-        """Write a checkpoint and raise TrainingStopped; TrainingError if the disk refuses."""
+        """Write a checkpoint and raise TrainingStopped; TrainingError if that is refused."""
         with self.held_back():
             try:
                 self._checkpoints.write(self._snapshot(capture), _name(place))
-            except OSError as error:
+            except (OSError, MemoryError, RuntimeError) as error:
+                refusal = why_refused(error)
+                if refusal is None:
+                    raise
+                kept = self._checkpoints
                 raise TrainingError(
-                    f"stopped at {place}, but not saved: {self._checkpoints.folder}: "
-                    f"{error.strerror or error}; {self._checkpoints.last_good()}: make room, then "
-                    f"go on with: {self._checkpoints.how_to_go_on}"
+                    f"stopped at {place}, but not saved: {kept.folder}: {refusal}; "
+                    f"{kept.last_good()}: make room, then go on with: {kept.how_to_go_on}"
                 ) from error
         raise self._checkpoints.stopped(str(place))
 

@@ -96,6 +96,18 @@ def read_snapshot(path: Path) -> Snapshot:
     return Snapshot(values, loaded, load_tokenizer(path / "tokenizer.json"))
 
 
+def why_refused(error: Exception) -> str | None:
+    """Return why a checkpoint cannot be written; None for an error that is none of these.
+
+    torch says by RuntimeError that the host has no memory for what comes from a GPU.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "no memory left for it"
+    return None
+
+
 def manifest_of(contents: dict[str, bytes]) -> bytes:
     """Return the content of manifest.json for those of the other files."""
     hashes = {name: hashlib.sha256(contents[name]).hexdigest() for name in FILES}

@@ -115,6 +115,12 @@ class Stages:
             TrainingStopped: a signal came or the time is over.
         """
         self._device, self._observers, self._recorder = device, observers, recorder
+        try:
+            return self._run(stage)
+        finally:  # a trainer that does not train is copied and pickled
+            self._observers, self._recorder = (), None
+
+    def _run(self, stage: Stage) -> Outcome:
         checkpoints = self._checkpoints
         if checkpoints is None:
             return self._train(stage, None, None)
@@ -124,7 +130,7 @@ class Stages:
                 f"a stage was broken off in this trainer; go on with: {checkpoints.how_to_go_on}"
             )
         try:
-            with checkpoints.stop.listening():
+            with checkpoints.stop.listening(), checkpoints.locked():
                 return self._run_kept(stage, checkpoints)
         except Interrupted as error:
             raise checkpoints.stopped(f"stage {stage.name}, outside its steps") from error
@@ -142,14 +148,17 @@ class Stages:
                 check_same(resumed.values["entry"], entry, checkpoints)
                 begun = resumed
             outcome = self._train(stage, begun, entry)
-        self._history.append({**entry, "result": asdict(outcome.result)})
-        if index >= len(done) and outcome.model is not None:
-            # Its index is that of the stage to come: what is done stands in the history.
-            frame = self._frame(stage, entry, (outcome.model, outcome.tokenizer))
-            state = outcome.model.state_dict()
-            tensors = {f"model/{name}": each.detach().cpu() for name, each in state.items()}
+        # Until its end is kept: a call after an error in that would be taken for the next stage's.
+        self._is_begun = True
+        history = [*self._history, {**entry, "result": asdict(outcome.result)}]
+        model = outcome.model
+        if index >= len(done) and model is not None:
+            made = (model, outcome.tokenizer)
             with checkpoints.stop.held_back():
-                checkpoints.try_to_write(replace(frame, tensors=tensors), f"{stage.name}-done")
+                checkpoints.try_to_write(
+                    lambda: self._end_of(stage, entry, made, history), f"{stage.name}-done"
+                )
+        self._history, self._is_begun = history, False
         if checkpoints.stop.signal is not None:  # held back since the last step
             self._is_begun = True
             raise Interrupted
@@ -166,7 +175,7 @@ class Stages:
             task = stage.task(model, tokenizer)
             keeper = None
             if self._checkpoints is not None and entry is not None:
-                frame = self._frame(stage, entry, (model, tokenizer))
+                frame = self._frame(stage, entry, (model, tokenizer), self._history)
                 frame.values["from_scratch"] = from_scratch
                 frame.values["corpora"] = [
                     None if part is None else corpus_hash(part.corpus)
@@ -183,17 +192,30 @@ class Stages:
             return Outcome(tokenizer, model, result)
 
     def _frame(
-        self, stage: Stage, entry: dict[str, Any], made: tuple[Model, Tokenizer]
-    ) -> Snapshot:
+        self, stage: Stage, entry: dict[str, Any], made: tuple[Model, Tokenizer],
+        history: list[dict[str, Any]],
+    ) -> Snapshot:  # fmt: skip
         """Return what all checkpoints of a stage have alike."""
         model, tokenizer = made
         values = {
-            "index": len(self._history), "stage": stage.name, "entry": entry,
-            "history": list(self._history), "trainer": self._described,
+            "index": len(history), "stage": stage.name, "entry": entry,
+            "history": list(history), "trainer": self._described,
             "model": describe_model(model, list(stage.labels)),
             "train": settings_of(model, stage.config).to_dict(),
         }  # fmt: skip
         return Snapshot(values, {}, tokenizer)
+
+    def _end_of(
+        self, stage: Stage, entry: dict[str, Any], made: tuple[Model, Tokenizer],
+        history: list[dict[str, Any]],
+    ) -> Snapshot:  # fmt: skip
+        """Return the checkpoint of a finished stage.
+
+        Its index is that of the stage to come: what is done stands in the history.
+        """
+        state = made[0].state_dict()
+        tensors = {f"model/{name}": each.detach().cpu() for name, each in state.items()}
+        return replace(self._frame(stage, entry, made, history), tensors=tensors)
 
     def _finished(
         self, done: list[dict[str, Any]], index: int, resumed: Snapshot, checkpoints: Checkpoints

@@ -9,8 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-#: Ctrl-C; what a batch system sends before it kills; what Slurm's --signal sends on request.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+#: Ctrl-C; what a batch system sends before it kills; what Slurm's --signal sends on request, where
+#: the system has it.
+SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1")
+    if name in signal.Signals.__members__
+)
 
 
 class Interrupted(KeyboardInterrupt):
