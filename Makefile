@@ -6,7 +6,8 @@
 #   make bench   benchmarks of this machine to benchmarks/results, and the README's table
 #   make cuda-host  the CUDA kernels on this machine's CPU, every size (half an hour)
 #   make sanitize  the CPU kernels under the address, undefined behaviour and thread sanitizers
-#   make gpu     on a machine with a GPU, with $(PYTHON)'s own torch: build, GPU tests, benchmarks
+#   make gpu     on a machine with a GPU, with $(PYTHON)'s own torch: build, GPU tests, small ones of them
+#                under compute-sanitizer too (make gpu-sanitize), benchmarks
 #   make clean   delete what was built, the demo's run, and .venv
 # QUICK=1 shortens bench and gpu; PYTEST_ARGS is handed to pytest.
 SHELL := /bin/bash
@@ -27,7 +28,7 @@ BENCHMARK_FLAGS := $(if $(QUICK),--quick)
 # The toolkit that nvcc itself names: the nvcc in PATH may be a script that calls another.
 TOOLKIT = $(or $(CUDA_HOME),$(shell nvcc --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^\#\$$ TOP=//p'))
 
-.PHONY: demo test lint bench cuda-host sanitize sanitize-memory sanitize-threads gpu docs clean
+.PHONY: demo test lint bench cuda-host sanitize sanitize-memory sanitize-threads gpu gpu-sanitize docs clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): requirements/dev.txt
@@ -107,9 +108,30 @@ gpu:
 	CUDA_HOME="$(TOOLKIT)" ULMFIT_FAST_BUILD=cuda $(PYTHON) setup.py build_ext --inplace
 	$(PYTHON) -m pytest -q -p no:cacheprovider -m gpu tests/gpu tests/test_cuda_host.py --require-gpu $(PYTEST_ARGS)
 	@mkdir -p build
+	$(MAKE) --no-print-directory gpu-sanitize
 	nvcc -std=c++20 -O3 -arch=native benchmarks/persistent_parts.cu -o build/persistent_parts
 	build/persistent_parts | tee "$${OUT:-build}/persistent-parts.json"
 	$(PYTHON) benchmarks/run.py --device cuda $(BENCHMARK_FLAGS) --results "$${OUT:-benchmarks/results}"
+
+# Every op at a small size: the tools make it many times slower. The persistent kernels have a test of
+# their own, which calls the tools itself.
+CHECKED_TESTS := $(addprefix tests/gpu/test_gpu_,drop_connect.py layers.py loss.py lstm.py optim.py)
+CHECKED_NAMES := keeps_the_registration_contract or not_finite_changes_nothing
+SANITIZER_TOOLS := memcheck racecheck synccheck initcheck
+SANITIZER_OUT = $${OUT:-build}/compute-sanitizer
+
+# Without torch's cache of memory, which would hide what is read or written beyond a tensor.
+gpu-sanitize:
+	@command -v compute-sanitizer > /dev/null \
+	    || { echo "left out: CUDA kernels under compute-sanitizer (not in PATH)"; exit 0; }; \
+	mkdir -p "$(SANITIZER_OUT)"; failed=0; \
+	for tool in $(SANITIZER_TOOLS); do \
+	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	        $(PYTHON) -m pytest -q -p no:cacheprovider -m gpu $(CHECKED_TESTS) --require-gpu \
+	        -k "$(CHECKED_NAMES)" > "$(SANITIZER_OUT)/$$tool.log" 2>&1 \
+	        && echo "compute-sanitizer $$tool: clean" \
+	        || { failed=1; echo "compute-sanitizer $$tool: failed"; tail -n 20 "$(SANITIZER_OUT)/$$tool.log"; }; \
+	done; exit $$failed
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info ulmfit_fast/*.so runs/demo .pytest_cache .hypothesis .mypy_cache .ruff_cache

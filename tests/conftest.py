@@ -1,10 +1,12 @@
-"""Fixtures of the whole suite: poisoned memory, the device, the shared data, the GPU guard."""
+"""The whole suite: no network, poisoned memory, the device, the shared data, the GPU guard."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,15 @@ torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 # A pytest that a test starts, as the benchmarks do, is no worker of the one that started it.
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
     del os.environ[name]
+# No test needs the network, and none gets it; nor does a Python that a test starts.
+NO_NETWORK = ROOT / "tests" / "no_network"
+sys.path.insert(0, str(NO_NETWORK))
+sys.modules.pop("sitecustomize", None)
+import_module("sitecustomize")
+sys.path.remove(str(NO_NETWORK))
+others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+if str(NO_NETWORK) not in others:
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(NO_NETWORK), *others])
 # The same examples every time, so that a change is judged by what it changes. Others, drawn anew:
 # pytest --hypothesis-profile=default.
 settings.register_profile("same", derandomize=True, database=None)

@@ -123,7 +123,7 @@ def test_gpu_graph_replays_of_the_persistent_kernels_draw_fresh_masks(
             assert all(torch.equal(captured[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck", "initcheck"])
 def test_gpu_persistent_kernels_are_clean_under_compute_sanitizer(
     device: torch.device, tool: str
 ) -> None:
