@@ -77,8 +77,9 @@ class Checkpoints:
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
-        newest = lambda: max((path.name for path in self.paths()), default="")  # noqa: E731
-        self._lock = FolderLock(self.folder, newest)
+        self._lock = FolderLock(
+            self.folder, lambda: max((p.name for p in self.paths()), default="")
+        )
         self._began = self._saved_at = time.monotonic()
         if self.how_to_go_on is None:
             self.how_to_go_on = f"ULMFiTTrainer.resume({str(self.folder)!r}) and the same calls"
@@ -192,9 +193,7 @@ class Checkpoints:
         self._remove_old([*paths, path])
 
     def try_to_write(self, make: Callable[[], Snapshot], name: str) -> None:
-        """Write a checkpoint; training goes on without it where disk or memory refuse.
-
-        That is said once; after a refusal the next one is tried when it is due.
+        """Write a checkpoint; where disk or memory refuse, say so once and train on without.
 
         Args:
             make: makes what to write.
