@@ -203,8 +203,6 @@ class Checkpoints:
             self.write(make(), name)
         except (OSError, MemoryError, RuntimeError) as error:
             refusal = why_refused(error)
-            if refusal is None:
-                raise
             self._saved_at = time.monotonic()
             if not self._has_warned:
                 self._has_warned = True
@@ -313,8 +311,6 @@ class StageKeeper(Keeper):
                 self._checkpoints.write(self._snapshot(capture), _name(place))
             except (OSError, MemoryError, RuntimeError) as error:
                 refusal = why_refused(error)
-                if refusal is None:
-                    raise
                 kept = self._checkpoints
                 raise TrainingError(
                     f"stopped at {place}, but not saved: {kept.folder}: {refusal}; "

@@ -96,8 +96,8 @@ def read_snapshot(path: Path) -> Snapshot:
     return Snapshot(values, loaded, load_tokenizer(path / "tokenizer.json"))
 
 
-def why_refused(error: Exception) -> str | None:
-    """Return why a checkpoint cannot be written; None for an error that is none of these.
+def why_refused(error: Exception) -> str:
+    """Return why disk or memory refuse a checkpoint; an error that is none of these is raised.
 
     torch says by RuntimeError that the host has no memory for what comes from a GPU.
     """
@@ -105,7 +105,7 @@ def why_refused(error: Exception) -> str | None:
         return error.strerror or str(error)
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         return "no memory left for it"
-    return None
+    raise error
 
 
 def manifest_of(contents: dict[str, bytes]) -> bytes:
