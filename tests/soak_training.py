@@ -67,12 +67,11 @@ class Samples:
 def read_process(device: str) -> dict[str, float]:
     """Return what the process holds now; files and memory only where the system has /proc."""
     gc.collect()
-    n_points = sum(
-        len(each.points) + len(each._pending)
-        for each in gc.get_objects()
-        if type(each) is StageHistory
-    )
-    found = {"objects": float(len(gc.get_objects()) - n_points)}
+    objects = gc.get_objects()
+    kept = [each for each in objects if type(each) is StageHistory]
+    n_points = sum(len(each.points) + len(each._pending) for each in kept)
+    found = {"objects": float(len(objects) - n_points)}
+    del objects, kept
     found["threads"] = float(threading.active_count())
     place = Path("/proc/self")
     if place.is_dir():
@@ -172,6 +171,10 @@ def soak(
     for stage in SHARES:
         config = config.with_stage(stage, epochs=EPOCHS)
     with ExitStack() as stack:
+        # What was there before is not looked at again: a collection takes a moment then.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         silent = stack.enter_context(Path(os.devnull).open("w"))
         observers: list[Observer] = [JsonlLog(folder / "metrics.jsonl"), ConsoleProgress(silent)]
         if find_spec("tensorboard") is not None:
