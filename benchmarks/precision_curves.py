@@ -51,6 +51,7 @@ class FirstBatches:
         self.n = n
         self.corpus = stream.corpus
         self.batch_size = stream.batch_size
+        self.rows, self.world_size = stream.rows, stream.world_size
 
     def n_batches(self, epoch: int) -> int:
         return self.n

@@ -44,6 +44,9 @@ MADE_FOLDER = ROOT / "docs" / "api"
 FOREIGN_OPTIONS = {
     *("--no-build-isolation", "--no-deps", "--numprocesses"),
     *("--quiet", "--strict"),
+    # torchrun's
+    *("--max-restarts", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint"),
+    "--shutdown-timeout",
 }
 #: Libraries of extras: a block that needs one is not run where it is not installed.
 EXTRAS = {"fastai", "sklearn", "huggingface_hub", "pandas"}

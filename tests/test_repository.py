@@ -46,6 +46,7 @@ LAYERS = {
     "commands": ["check", "interop", "doctor", "report", "loggers", "bench", "serve"],
     "demo": ["commands", "demo_corpus"],
     "cli": ["demo"],
+    "__main__": ["cli"],
 }
 # Libraries beyond the standard one, and the only parts that may import them. A part in LAZY imports
 # them inside functions only, so that importing the package needs none.

@@ -32,8 +32,9 @@ def in_plain_numpy(stream: LMStream, epoch: int) -> list[tuple[np.ndarray, np.nd
         draw = np.random.default_rng([stream._seed % 2**64, epoch, 0])
         order = draw.permutation(len(corpus))
     row = np.concatenate([corpus[int(i)] for i in order]).astype(np.int64)
-    first, L = stream.rank * stream.batch_size, stream.stream_length
-    streams = np.stack([row[(first + b) * L :][: L + 1] for b in range(stream.batch_size)])
+    L = stream.stream_length
+    streams = np.stack([row[b * L :][: L + 1] for b in range(stream.batch_size)])
+    streams = streams[stream.rows.start : stream.rows.stop]
     ends = np.cumsum(stream._lengths(epoch)).tolist()
     return [
         (streams[:, begin:end], streams[:, begin + 1 : end + 1])
@@ -137,7 +138,7 @@ def test_an_epoch_reads_every_token_once_over_all_ranks(
         for x, y in batches:
             assert x.dtype == y.dtype == torch.int64
             assert x.shape == y.shape
-            assert x.shape[0] == stream.batch_size <= batch_size
+            assert x.shape[0] == len(stream.rows)
             assert torch.equal(x[:, 1:], y[:, :-1])
             seen += x.flatten().tolist()
         rows = torch.cat([x for x, _ in batches], dim=1)
@@ -148,7 +149,7 @@ def test_an_epoch_reads_every_token_once_over_all_ranks(
     assert len(n_batches) == 1
     assert len(seen) == len(set(seen))
     # Left out: the last token, which is only a target, what does not fill all streams, one step.
-    n_streams = stream.batch_size * world_size
+    n_streams = stream.batch_size
     assert corpus.n_tokens - 1 - len(seen) < n_streams + n_streams
     assert len(seen) >= n_streams * (stream.stream_length - 1)
 
@@ -175,16 +176,45 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
     assert read(0, 0, shuffle=False) == read(1, 5, shuffle=False)
 
 
-def test_two_ranks_read_what_one_rank_of_twice_the_streams_reads() -> None:
+@pytest.mark.parametrize("world_size", [2, 3, 9])
+def test_ranks_read_together_what_one_process_reads(world_size: int) -> None:
+    """Also where the streams cannot be shared out equally, or a rank has none."""
     corpus = numbered([17, 9, 30, 4] * 20)
     whole = LMStream(corpus, 8, 10, seed=5, variable=True)
-    halves = [
-        LMStream(corpus, 4, 10, seed=5, variable=True, rank=rank, world_size=2) for rank in (0, 1)
+    shares = [
+        LMStream(corpus, 8, 10, seed=5, variable=True, rank=rank, world_size=world_size).batches(1)
+        for rank in range(world_size)
     ]
-    for (x, _), (a, _), (b, _) in zip(
-        whole.batches(1), halves[0].batches(1), halves[1].batches(1), strict=True
-    ):
-        assert torch.equal(x, torch.cat([a, b]))
+    for (x, _), *parts in zip(whole.batches(1), *shares, strict=True):
+        assert torch.equal(x, torch.cat([part for part, _ in parts]))
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(document_lengths, st.integers(2, 9), st.integers(1, 5), st.booleans())
+def test_ranks_share_out_the_documents_of_every_batch(
+    lengths: list[int], batch_size: int, world_size: int, train: bool
+) -> None:
+    corpus, labels = numbered(lengths), [i % 3 for i in range(len(lengths))]
+    whole = ClassifierBatches(corpus, labels, batch_size, seed=1, train=train)
+    made = [
+        ClassifierBatches(
+            corpus, labels, batch_size, seed=1, train=train, rank=rank, world_size=world_size
+        )
+        for rank in range(world_size)
+    ]
+    n_documents = [0] * world_size
+    for batch, *parts in zip(whole.batches(2), *(m.batches(2) for m in made), strict=True):
+        together = torch.cat([part.rows for part in parts])
+        assert sorted(together.tolist()) == sorted(batch.rows.tolist())
+        for rank, part in enumerate(parts):
+            n_documents[rank] += len(part.rows)
+            assert torch.equal(part.all_lengths, batch.lengths)
+            assert part.labels is not None
+            assert part.labels.tolist() == [labels[row] for row in part.rows.tolist()]
+            assert len(part.ids) == len(part.lengths) == max(1, len(part.rows))
+            assert set(part.lengths.tolist()) <= set(batch.lengths.tolist())
+    if not train:
+        assert made[0].counts() == n_documents
 
 
 def test_lengths_vary_as_in_awd_lstm() -> None:
@@ -230,7 +260,6 @@ def test_a_tiny_corpus_gets_fewer_streams() -> None:
     ("lengths", "options", "message"),
     [
         ([2], {}, "has 2 tokens, at least 3 are needed"),
-        ([4], {"world_size": 2}, "has 4 tokens, at least 5"),
         ([50], {"batch_size": 0}, "batch_size is 0"),
         ([50], {"bptt": 1}, "bptt 1"),
         ([50], {"rank": 2, "world_size": 2}, "rank 2 is not in"),

@@ -48,6 +48,7 @@ class ChunkPlan:
         end: one past row r's last token, counted likewise.
         chunks: columns and number of rows at work, chunk by chunk.
         first_kept: first chunk whose output some row pools.
+        missing: columns that the kept chunks of rows elsewhere have before the first kept one.
     """
 
     order: list[int]
@@ -58,6 +59,7 @@ class ChunkPlan:
     end: list[int]
     chunks: list[Chunk]
     first_kept: int
+    missing: int = 0
 
     @property
     def old(self) -> list[Chunk]:
@@ -106,7 +108,11 @@ class ChunkPlan:
 
 
 def plan_chunks(
-    lengths: Sequence[int] | Tensor, max_columns: int, bptt: int, max_len: int
+    lengths: Sequence[int] | Tensor,
+    max_columns: int,
+    bptt: int,
+    max_len: int,
+    all_lengths: Sequence[int] | Tensor | None = None,
 ) -> ChunkPlan:
     """Plan the chunks of a batch.
 
@@ -118,6 +124,8 @@ def plan_chunks(
         max_columns: columns of the padded batch.
         bptt: tokens of a chunk.
         max_len: how many tokens before its end a document's pooling may begin.
+        all_lengths: of a batch that these documents are a part of, the others being elsewhere. As
+            many chunks are kept, and the last one is as wide, as if all were here.
 
     Returns:
         plan: rows ordered longest first, ties in the given order.
@@ -138,13 +146,12 @@ def plan_chunks(
     ordered = [given[row] for row in order]
     counts = [-(-n // bptt) for n in ordered]
     total = counts[0]
-    kept = [
-        total - count + max(0, min(count - 1, -(-(n - max_len) // bptt)))
-        for n, count in zip(ordered, counts, strict=True)
-    ]
-    first_kept = min(kept)
+    pooled = [_n_pooled(n, bptt, max_len) for n in ordered]
+    everyone = ordered if all_lengths is None else [int(n) for n in all_lengths]
+    n_kept = max(_n_pooled(n, bptt, max_len) for n in everyone)
+    first_kept = max(0, total - n_kept)
     ends = [(total - count) * bptt + n for n, count in zip(ordered, counts, strict=True)]
-    width = max(ends)
+    width = (total - 1) * bptt + max((n - 1) % bptt + 1 for n in everyone)
     chunks = [
         (slice(k * bptt, min((k + 1) * bptt, width)), sum(count >= total - k for count in counts))
         for k in range(total)
@@ -156,9 +163,16 @@ def plan_chunks(
         shift=[(total - count) * bptt for count in counts],
         chunks=chunks,
         first_kept=first_kept,
-        start=[(k - first_kept) * bptt for k in kept],
+        start=[(total - n - first_kept) * bptt for n in pooled],
         end=[end - first_kept * bptt for end in ends],
+        missing=(n_kept - (total - first_kept)) * bptt,
     )
+
+
+def _n_pooled(n_tokens: int, bptt: int, max_len: int) -> int:
+    """Count the last chunks of a document that are pooled."""
+    n_chunks = -(-n_tokens // bptt)
+    return n_chunks - max(0, min(n_chunks - 1, -(-(n_tokens - max_len) // bptt)))
 
 
 def join_chunks(chunks: Sequence[Chunk]) -> list[Chunk]:

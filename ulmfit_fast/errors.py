@@ -18,6 +18,10 @@ class TrainingError(RuntimeError):
     """Training that cannot go on, such as a loss that is not finite: one line, as of InputError."""
 
 
+class RankLostError(TrainingError):
+    """Training that cannot go on because another of its processes has ended, failed or hangs."""
+
+
 class TrainingStopped(KeyboardInterrupt):
     """Training that was asked to stop, by a signal or a time limit, and can go on later.
 

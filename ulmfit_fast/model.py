@@ -187,7 +187,11 @@ class TextClassifier(nn.Module):
         )
 
     def encode(
-        self, ids: Tensor, lengths: Sequence[int] | Tensor, part: slice | None = None
+        self,
+        ids: Tensor,
+        lengths: Sequence[int] | Tensor,
+        part: slice | None = None,
+        all_lengths: Sequence[int] | Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the encoder over whole documents.
 
@@ -196,13 +200,15 @@ class TextClassifier(nn.Module):
             lengths: tokens of each row; integers in 1..T. On the CPU, so that no device waits.
             part: rows to run as they would among all, counted from the longest down; None: all.
                 What is returned has these rows alone, longest first.
+            all_lengths: of a batch whose other rows other processes have; output is then as long
+                as if all were here.
 
         Returns:
             pooled: [last, max, mean] of each row, float32 or wider; shape [B, 3E].
             output: of the encoder, kept chunks, longest row first, 0 before a row; [T', B, E].
         """
         functional.check_ids(ids, self.config.vocab_size)
-        plan = plan_chunks(lengths, ids.shape[1], self.bptt, self.max_len)
+        plan = plan_chunks(lengths, ids.shape[1], self.bptt, self.max_len, all_lengths)
         if len(plan.order) != len(ids):
             expected = f"expected {len(ids)}, one for each row of ids"
             raise ValueError(f"lengths: {expected}, found {len(plan.order)}")
@@ -224,6 +230,8 @@ class TextClassifier(nn.Module):
             output = nn.functional.pad(output, (0, 0, 0, 0, lead, 0))
         wide = output.to(torch.promote_types(output.dtype, torch.float32))
         pooled = functional.concat_pool(wide.transpose(0, 1), rows.start, rows.end)
+        if plan.missing:
+            output = nn.functional.pad(output, (0, 0, 0, 0, plan.missing, 0))
         return pooled[rows.place], output
 
     def _run_chunks(
@@ -269,23 +277,30 @@ class TextClassifier(nn.Module):
         labels: Tensor,
         alpha: float = 0.0,
         beta: float = 0.0,
+        all_lengths: Tensor | None = None,
     ) -> tuple[LossParts, Tensor]:
         """Return the loss of predicting labels [B], and the logits [B, C].
 
         Args:
             ids: tokens, padded at the end; int64, shape [B, T].
             lengths: tokens of each row; int64, shape [B], on the CPU.
-            labels: class of each row; int64, shape [B].
+            labels: class of each row; int64, shape [B]. None at all where no row counts: the loss
+                is then 0 but for the regularisation, and every parameter has a gradient.
             alpha: weight of the activation regularisation.
             beta: weight of the temporal regularisation.
+            all_lengths: of a batch whose other rows other processes have; int64, on the CPU. The
+                mean of their losses, weighted by their rows, is then that of the whole batch.
 
         Returns:
             loss: parts, mean over documents in nats.
             logits: shape [B, C].
         """
-        pooled, output = self.encode(ids, lengths)
-        logits = self.classify(pooled)
-        cross_entropy = nn.functional.cross_entropy(logits.float(), labels)
+        pooled, output = self.encode(ids, lengths, all_lengths=all_lengths)
+        logits = self.classify(pooled[: len(labels)])
+        if len(labels):
+            cross_entropy = nn.functional.cross_entropy(logits.float(), labels)
+        else:
+            cross_entropy = logits.float().sum()
         _, penalty = functional.activation_regularization(output, alpha, beta)
         return LossParts(cross_entropy + penalty, cross_entropy.detach()), logits
 

@@ -25,8 +25,14 @@ from ulmfit_fast.cli.status import (
     say_warning,
 )
 from ulmfit_fast.commands.invocation import ARGUMENTS
-from ulmfit_fast.errors import InputError, TrainingError, TrainingStopped
+from ulmfit_fast.errors import InputError, RankLostError, TrainingError, TrainingStopped
+from ulmfit_fast.training import launch
 
+#: Verbs that torchrun may start several times.
+_SHARED = ("train", "pretrain")
+
+#: Verbs that torchrun may start in several processes.
+_SHARED = ("train", "pretrain")
 #: The last paragraph of a verb's docstring.
 _EXAMPLE = re.compile(r"\s*\bExample:\s*(ulmfit-fast\b.*)\Z", re.DOTALL)
 #: What click says of numbers, in words for people.
@@ -50,7 +56,9 @@ class _OneLine(click.ClickException):
     exit_code = EXIT_INPUT
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"error: {_printable(self.format_message())}", err=True, file=file)
+        who = _speaker(self.__cause__)
+        if who is not None:
+            click.echo(f"error: {who}{_printable(self.format_message())}", err=True, file=file)
 
 
 class _TrainingStopped(_OneLine):
@@ -76,6 +84,7 @@ class Verbs(click.Group):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._verbs = list(verbs)
+        self._has_lost_a_rank = False
         self._sections = sections
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -105,6 +114,8 @@ class Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a verb, and else name the nearest."""
         name = args[0]
+        if name in self._verbs and name not in _SHARED and launch.world_size() > 1:
+            raise click.UsageError(f"{name} is for one process: call it without torchrun", ctx)
         if name in self._verbs or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
         near = get_close_matches(name.lower(), self._verbs, n=1)
@@ -141,7 +152,15 @@ class Verbs(click.Group):
             sys.excepthook = report_defect
             if "--debug" not in sys.argv:
                 warnings.showwarning = say_warning
-        return super().main(args, *rest, **kwargs)
+        try:
+            return super().main(args, *rest, **kwargs)
+        except SystemExit as leaving:
+            if args is None and self._has_lost_a_rank:
+                # Without taking process groups down, which waits for the process that is lost.
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(leaving.code if isinstance(leaving.code, int) else EXIT_TRAINING)
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb, and say in one line what the user can mend."""
@@ -153,6 +172,7 @@ class Verbs(click.Group):
             _let_go_of_standard_output()
             ctx.exit(EXIT_PIPE_CLOSED)
         except (InputError, TrainingError, OSError) as error:
+            self._has_lost_a_rank = isinstance(error, RankLostError)
             shown = _TrainingStopped if isinstance(error, TrainingError) else _OneLine
             raise _told(ctx, shown(_message(error))) from error
         except (RuntimeError, MemoryError) as error:
@@ -165,13 +185,33 @@ class Verbs(click.Group):
                 raise
             raise _told(ctx, _OneLine(str(error))) from error
         except TrainingStopped as stopped:
-            click.echo(_printable(str(stopped)), err=True)
+            if launch.is_first():
+                click.echo(_printable(str(stopped)), err=True)
             ctx.exit(EXIT_TIME_LIMIT if stopped.signal is None else 128 + stopped.signal)
         except KeyboardInterrupt:
             if ctx.meta.get(DEBUG):
                 traceback.print_exc()
-            click.echo("stopped", err=True)
+            if launch.is_first():
+                click.echo("stopped", err=True)
             ctx.exit(EXIT_INTERRUPTED)
+
+
+def _speaker(error: BaseException | None) -> str | None:
+    """Return what stands before an error's message; None where another process says it.
+
+    Before they have joined, all processes of a training fail alike. That one of them is lost is
+    said once, by who notices it first.
+    """
+    if launch.world_size() == 1:
+        return ""
+    joining = sys.modules.get("ulmfit_fast.training.joining")
+    joined = None if joining is None else joining.joined()
+    if isinstance(error, RankLostError):
+        return "" if joined is None or joined.is_first_to_say() else None
+    if joined is None:
+        return "" if launch.is_first() else None
+    joined.is_first_to_say()
+    return "" if launch.is_first() else f"rank {launch.rank()}: "
 
 
 def _metavar_of(kind: click.ParamType[Any]) -> str | None:

@@ -143,7 +143,8 @@ run_options = _options(
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="Of everything random: the same seed gives the same figures."),
     click.option("--batch-size", type=click.IntRange(min=1),
-                 help="Rows of a batch. Default: by the amount of text."),
+                 help="Rows of a batch, under torchrun in each process. Default: by the amount of "
+                      "text."),
     reading_options,
     click.option("--cuda-graphs/--no-cuda-graphs", default=False, show_default=True,
                  help="Train language models by replaying CUDA graphs: the same results."),
@@ -167,6 +168,9 @@ run_options = _options(
                  default=5.0, show_default=True, help="Save the training itself so often."),
     click.option("--time-limit", type=Duration(), metavar="TIME",
                  help="Stop in time, saved for --resume, after 2h, 45m, ...; exit status 75."),
+    click.option("--rank-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+                 default=90.0, show_default=True,
+                 help="Under torchrun: end if a process does not answer for so long."),
     json_option,
     debug_option,
 )  # fmt: skip

@@ -44,11 +44,12 @@ class Settings:
         general_epochs: epochs on the general text.
         lm_epochs: epochs of the language model on the target texts.
         epochs: epochs of the classifier.
-        batch_size: rows of a batch in every stage.
+        batch_size: rows of a batch in every stage, in each process.
         lm_lr: largest learning rate of the language model on the target texts.
         lr: largest learning rate of the classifier.
         precision: "auto", "bf16" or "fp32".
         cuda_graphs: whether language models train by replaying CUDA graphs.
+        processes: that train together, when the run begins.
     """
 
     preset: str | None = None
@@ -64,6 +65,7 @@ class Settings:
     lr: float | None = None
     precision: PrecisionName | None = None
     cuda_graphs: bool = False
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Choices:
         why_recipe: reason, for the user.
         why_size: reason, for the user.
         why_device: reason, for the user.
+        processes: as in Settings.
     """
 
     config: TrainConfig
@@ -106,6 +109,7 @@ class Choices:
     why_recipe: str
     why_size: str
     why_device: str
+    processes: int = 1
 
 
 def check_settings(settings: Settings) -> None:
@@ -150,12 +154,13 @@ def choose(
     config, why_recipe = _recipe(settings, has_base=base is not None, has_classifier=n_rows > 0)
     for stage, words in n_words.items():
         epochs = settings.lm_epochs if stage == lm else settings.general_epochs
-        n_units = n_steps_with(config, words)
+        n_units = n_steps_with(config, words) // settings.processes
         config = with_stage_length(config, stage, epochs, settings.batch_size, n_units)
     if n_rows:
         config = with_stage_length(
-            config, "classifier", settings.epochs, settings.batch_size, n_rows
-        )
+            config, "classifier", settings.epochs, settings.batch_size,
+            n_rows // settings.processes,
+        )  # fmt: skip
     for trained, lr in ((lm, settings.lm_lr), ("classifier" if n_rows else lm, settings.lr)):
         if lr is not None:
             config = config.with_stage(trained, lr=lr)
@@ -169,7 +174,7 @@ def choose(
         tokenizer = settings.tokenizer or "word"
     return Choices(
         config, size, tokenizer, device, precision, settings.cuda_graphs, why_recipe, why_size,
-        why_device,
+        why_device, settings.processes,
     )  # fmt: skip
 
 
@@ -204,20 +209,22 @@ def _why_cpu() -> str:
     return "torch sees no GPU"
 
 
-def describe_stage(config: TrainConfig, stage: StageName, n: int) -> str:
+def describe_stage(config: TrainConfig, stage: StageName, n: int, processes: int = 1) -> str:
     """Say how long a stage trains: epochs, about how many steps, and their size.
 
     Args:
         config: chosen settings.
         stage: the stage.
         n: words of its texts; for the classifier, texts.
+        processes: that share out each batch.
     """
     settings: StageConfig = getattr(config, stage)
+    n_rows = settings.batch_size * processes
     if stage == "classifier":
-        n_steps, unit, size = n // settings.batch_size, "texts", f"{settings.batch_size} texts"
+        n_steps, unit, size = n // n_rows, "texts", f"{n_rows} texts"
     else:
-        size = f"{settings.batch_size} x {config.bptt} tokens"
-        n_steps, unit = n_steps_with(config, n) // settings.batch_size, "words"
+        size = f"{n_rows} x {config.bptt} tokens"
+        n_steps, unit = n_steps_with(config, n) // n_rows, "words"
     n_steps = max(1, n_steps) * settings.epochs
     epochs, steps = count(settings.epochs, "epoch"), count(n_steps, "step")
     return f"{epochs} over {n:,} {unit}, about {steps} of {size}"

@@ -10,6 +10,7 @@ from typing import Literal
 
 from ulmfit_fast.bench.figure import check_plot
 from ulmfit_fast.commands import text_plot
+from ulmfit_fast.commands.base import check_base, check_size
 from ulmfit_fast.commands.cache import cache_folder
 from ulmfit_fast.commands.choices import (
     Base,
@@ -21,7 +22,6 @@ from ulmfit_fast.commands.choices import (
 )
 from ulmfit_fast.commands.data import Files, read_general, read_training_data
 from ulmfit_fast.commands.terminal import Terminal, count, listing
-from ulmfit_fast.commands.train import check_base, check_size
 from ulmfit_fast.commands.waiting import showing_progress
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import Texts, TextStream

@@ -109,7 +109,8 @@ def say_plan(run: Run, out: Path, terminal: Terminal) -> None:
     choices, config = run.choices, run.choices.config
     terminal.fact("model", f"{choices.size} ({choices.why_size}), {choices.tokenizer} tokens")
     graphs = ", CUDA graphs" if choices.cuda_graphs else ""
-    terminal.fact("device", f"{choices.device} ({choices.why_device}){graphs}")
+    shared = f", {choices.processes} processes" if choices.processes > 1 else ""
+    terminal.fact("device", f"{choices.device} ({choices.why_device}){graphs}{shared}")
     terminal.fact("precision", f"{choices.precision.name} ({choices.precision.why})")
     terminal.fact("recipe", f"{config.recipe} ({choices.why_recipe}), seed {config.seed}")
     lines = _stage_lines(run)
@@ -130,7 +131,7 @@ def skipped_rows(skipped: Sequence[tuple[str, SkippedRow]]) -> list[str]:
 
 def _stage_lines(run: Run) -> list[str]:
     """Say what each stage trains, and for how long, in their order."""
-    config = run.choices.config
+    config, processes = run.choices.config, run.choices.processes
     lines = []
     for stage in run.stages:
         title = "language model, your texts"
@@ -138,9 +139,11 @@ def _stage_lines(run: Run) -> list[str]:
             title = "language model, general text"
         elif stage.name == "pretrain":
             title += ", from scratch (no --base or --general is given)"
-        lines.append(f"{title}: {describe_stage(config, stage.name, count_words(stage.texts))}")
+        n_words = count_words(stage.texts)
+        lines.append(f"{title}: {describe_stage(config, stage.name, n_words, processes)}")
     if run.data is not None:
-        lines.append(f"classifier: {describe_stage(config, 'classifier', len(run.data.train))}")
+        n_texts = len(run.data.train)
+        lines.append(f"classifier: {describe_stage(config, 'classifier', n_texts, processes)}")
     return lines
 
 
@@ -189,6 +192,7 @@ def summarize(run: Run, out: Path) -> dict[str, Any]:
         "device": run.choices.device,
         "precision": run.choices.precision.name,
         "cuda_graphs": run.choices.cuda_graphs,
+        "processes": run.choices.processes,
         "why": {
             "size": run.choices.why_size,
             "device": run.choices.why_device,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ulmfit_fast.errors import InputError, TrainingStopped
+from ulmfit_fast.errors import InputError, RankLostError, TrainingStopped
+from ulmfit_fast.text import SkippedRow
 from ulmfit_fast.text.shards import check_source, name_of_source
 from ulmfit_fast.training.lock import LOCK, locked
 
@@ -91,7 +93,7 @@ class RunFolder:
         """Say what is kept, or remove what nobody needs."""
         if not (self.has_checkpoints or any(self.unfinished.glob("*/config.json"))):
             shutil.rmtree(self.unfinished)
-        elif not isinstance(error, TrainingStopped):  # which says so itself
+        elif not isinstance(error, TrainingStopped | RankLostError):  # which say so themselves
             how = f"; go on with: {self.go_on}" if self.go_on and self.has_checkpoints else ""
             sys.stderr.write(f"kept what was finished: {self.unfinished}{how}\n")
 
@@ -173,3 +175,13 @@ def find_model(path: Path, *kinds: str) -> Path:
     if (path / "config.json").exists():
         return path
     return next((path / kind for kind in kinds if (path / kind).is_dir()), path)
+
+
+def write_skipped(path: Path, skipped: Sequence[tuple[str, SkippedRow]]) -> None:
+    """List the rows that were left out, if there are any."""
+    if not skipped:
+        return
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "row", "column", "reason"))
+        writer.writerows((source, row.row, row.column, row.reason) for source, row in skipped)

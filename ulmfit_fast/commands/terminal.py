@@ -37,14 +37,16 @@ class Terminal:
     Args:
         as_json: results are one JSON object a line on standard output, and lines for people are
             left out; notes and warnings still go to standard error.
+        is_silent: nothing is written at all, as in all but one of several processes.
     """
 
-    def __init__(self, *, as_json: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, is_silent: bool = False) -> None:
         self.as_json = as_json
+        self.is_silent = is_silent
 
     def say(self, line: str = "") -> None:
         """Write a line for people to standard output, unless results are wanted as JSON."""
-        if not self.as_json:
+        if not (self.as_json or self.is_silent):
             sys.stdout.write(printable(line) + "\n")
             sys.stdout.flush()
 
@@ -60,10 +62,12 @@ class Terminal:
     @property
     def is_live(self) -> bool:
         """Whether lines for people go to a terminal that may have colors and tables."""
-        return not self.as_json and sys.stdout.isatty()
+        return not (self.as_json or self.is_silent) and sys.stdout.isatty()
 
     def note(self, line: str) -> None:
         """Write a line for people to standard error, whatever standard output carries."""
+        if self.is_silent:
+            return
         sys.stderr.write(printable(line) + "\n")
         sys.stderr.flush()
 
@@ -75,7 +79,7 @@ class Terminal:
 
     def result(self, values: Mapping[str, object]) -> None:
         """Write one JSON object, if results are wanted as JSON."""
-        if self.as_json:
+        if self.as_json and not self.is_silent:
             sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
             sys.stdout.flush()
 

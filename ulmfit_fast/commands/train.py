@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ulmfit_fast.commands.base import check_base, check_size
 from ulmfit_fast.commands.cache import cache_folder
-from ulmfit_fast.commands.choices import Base, Settings, check_settings, choose, count_words
+from ulmfit_fast.commands.choices import Base, check_settings, choose, count_words
 from ulmfit_fast.commands.convert import ConvertOptions, read_source
 from ulmfit_fast.commands.data import (
     TrainingData,
@@ -23,31 +23,26 @@ from ulmfit_fast.commands.data import (
 from ulmfit_fast.commands.environment import peak_memory
 from ulmfit_fast.commands.held_out import split_documents
 from ulmfit_fast.commands.loggers import make_loggers
+from ulmfit_fast.commands.ranked import after_restart, checkpoints_of, note_stop, run_folder
 from ulmfit_fast.commands.report import LanguageModelStage, Run, say_plan, summarize
-from ulmfit_fast.commands.run_folder import (
-    CHECKPOINTS,
-    RunFolder,
-    default_out,
-    find_model,
-    path_of_run,
-)
+from ulmfit_fast.commands.run_folder import RunFolder, find_model, write_skipped
 from ulmfit_fast.commands.run_report import make_report, parts_of
 from ulmfit_fast.commands.summary import say_results
 from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.commands.train_options import (
     RECORD,
     TrainOptions,
-    how_to_go_on,
     read_record,
     write_record,
 )
-from ulmfit_fast.errors import InputError
-from ulmfit_fast.text import SkippedRow, TextStream, TextTable
+from ulmfit_fast.errors import InputError, TrainingStopped
+from ulmfit_fast.text import TextStream, TextTable
 from ulmfit_fast.training.config import StageName
+from ulmfit_fast.training.joining import is_first, join, leave
 from ulmfit_fast.training.observer import Observer
 from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog
 from ulmfit_fast.training.resume import Checkpoints
-from ulmfit_fast.training.stopping import Interrupted, StopRequest
+from ulmfit_fast.training.stopping import Interrupted
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
 
@@ -58,11 +53,24 @@ def train(options: TrainOptions, terminal: Terminal) -> None:
         InputError: an option, a file or a model cannot be used; nothing was written.
         TrainingError: the loss is not finite.
     """
-    folder = _run_folder(options, "train")
+    ranks = join(options.rank_timeout_s)
+    with ranks.in_turn("reading the files"):
+        prepared = _prepared(options, terminal)
+    if prepared is not None:
+        _execute(*prepared, terminal)
+    leave()
+
+
+def _prepared(
+    options: TrainOptions, terminal: Terminal
+) -> tuple[Run, RunFolder, TrainOptions] | None:
+    """Read, check and choose; None where the run is finished already."""
+    options = after_restart(options, "train")
+    folder = run_folder(options, "train")
     if options.resume is not None:
         if folder.path.exists() and not folder.unfinished.exists():
             _say_finished(folder, terminal)
-            return
+            return None
         options = read_record(options, folder.unfinished, "train")
     if options.base and options.files.general:
         raise InputError(
@@ -75,8 +83,7 @@ def train(options: TrainOptions, terminal: Terminal) -> None:
     base = check_base(options.base) if options.base else None
     data = read_training_data(options.files, options.settings.seed)
     stages = _language_model_stages(data, base, options.settings.seed)
-    run = _choose(options, stages, base=base, data=data)
-    _execute(run, folder, options, terminal)
+    return _choose(options, stages, base=base, data=data), folder, options
 
 
 def pretrain(options: TrainOptions, terminal: Terminal) -> None:
@@ -88,27 +95,42 @@ def pretrain(options: TrainOptions, terminal: Terminal) -> None:
         InputError: an option or the file cannot be used; nothing was written.
         TrainingError: the loss is not finite.
     """
+    ranks = join(options.rank_timeout_s)
+    with ExitStack() as stack:  # of the model to start from
+        with ranks.in_turn("reading the file"):
+            prepared = _prepared_pretraining(options, terminal, stack)
+        if prepared is not None:
+            _execute(*prepared, terminal)
+    leave()
+
+
+def _prepared_pretraining(
+    options: TrainOptions, terminal: Terminal, stack: ExitStack
+) -> tuple[Run, RunFolder, TrainOptions] | None:
+    """Read, check and choose; None where there is nothing to train."""
+    options = after_restart(options, "pretrain")
     if options.resume is not None:
-        folder = _run_folder(options, "pretrain")
+        folder = run_folder(options, "pretrain")
         if folder.path.exists() and not folder.unfinished.exists():
             _say_finished(folder, terminal)
-            return
+            return None
         options = read_record(options, folder.unfinished, "pretrain")
     if options.start is None:
         if not options.files.train:
             raise InputError("no FILE: give the text to train on, or a model to take with --from")
-        _pretrain(options, _run_folder(options, "pretrain"), None, terminal)
-        return
+        folder = run_folder(options, "pretrain")
+        return _chosen_pretraining(options, None), folder, options
     if not options.files.train and options.settings.lm_epochs:
         raise InputError("--epochs needs a FILE to train on; leave it out to take the model as is")
-    folder = _run_folder(options, "pretrain")
+    folder = run_folder(options, "pretrain")
     check_size(options.settings, "--from", options.start)
-    with model_folder_of(options.start, terminal) as start:
-        base = check_base(start, "--from", options.start)
-        if not options.files.train:
-            _take(options.start, base.folder, folder, terminal)
-        else:
-            _pretrain(options, folder, base, terminal)
+    start = stack.enter_context(model_folder_of(options.start, terminal))
+    base = check_base(start, "--from", options.start)
+    if options.files.train:
+        return _chosen_pretraining(options, base), folder, options
+    if is_first():
+        _take(options.start, base.folder, folder, terminal)
+    return None
 
 
 def _take(start: str, model: Path, folder: RunFolder, terminal: Terminal) -> None:
@@ -123,25 +145,13 @@ def _take(start: str, model: Path, folder: RunFolder, terminal: Terminal) -> Non
     terminal.result({**facts, "stages": []})
 
 
-def check_size(settings: Settings, option: str, model: object) -> None:
-    """Refuse a size or a tokenizer beside a model, which has its own."""
-    if settings.size or settings.tokenizer:
-        given = "--size" if settings.size else "--tokenizer"
-        raise InputError(
-            f"{option} and {given} exclude each other: the model at {model} has its size and its "
-            f"tokenizer; leave {given} out"
-        )
-
-
-def _pretrain(
-    options: TrainOptions, folder: RunFolder, base: Base | None, terminal: Terminal
-) -> None:
+def _chosen_pretraining(options: TrainOptions, base: Base | None) -> Run:
     name: StageName = "pretrain" if base is None else "language_model"
     table = read_general(options.files)
     documents = table if isinstance(table, TextStream) else table.texts
     parts = split_documents(documents, table.source, options.settings.seed)
     stages = [LanguageModelStage(name, *parts)]
-    _execute(_choose(options, stages, base=base, table=table), folder, options, terminal)
+    return _choose(options, stages, base=base, table=table)
 
 
 @contextmanager
@@ -158,41 +168,10 @@ def model_folder_of(start: str, terminal: Terminal) -> Iterator[Path]:
         yield place
 
 
-def _run_folder(options: TrainOptions, verb: str) -> RunFolder:
-    if options.resume is None:
-        out = options.out or default_out(options.files.train, options.start)
-        return RunFolder(out, overwrite=options.overwrite, go_on=how_to_go_on(verb, out))
-    path = path_of_run(options.resume)
-    folder = RunFolder(path, overwrite=True, resume=True, go_on=how_to_go_on(verb, path))
-    if not folder.unfinished.exists() and not path.exists():
-        raise InputError(f"--resume {path}: there is no run of this name, finished or not")
-    return folder
-
-
 def _say_finished(folder: RunFolder, terminal: Terminal) -> None:
-    folder.tidy()
+    if is_first():
+        folder.tidy()
     terminal.say(f"{folder.path}: finished already")
-
-
-def check_base(path: Path, option: str = "--base", name: object = None) -> Base:
-    """Read a language model once, to refuse it before any work is done.
-
-    Args:
-        path: its folder, or the run's around it.
-        option: that names it, for messages.
-        name: what the user named, where that is not path.
-
-    Raises:
-        InputError: no language model is there, or it is damaged.
-    """
-    folder = find_model(path, "language_model")
-    trainer = ULMFiTTrainer.load(folder, device="cpu")
-    if trainer.language_model is None:
-        raise InputError(
-            f"{option} {name or folder}: a classifier, not a language model; give the "
-            "language_model folder of a run of pretrain or train"
-        )
-    return Base(folder, trainer.size, trainer.tokenizer_kind)
 
 
 def _language_model_stages(
@@ -233,7 +212,10 @@ def _choose(
 
 
 def _execute(run: Run, folder: RunFolder, options: TrainOptions, terminal: Terminal) -> None:
-    """Say what will be done, do it, and say what came out."""
+    """Say what will be done, do it, and say what came out; of several processes, in the first."""
+    if not is_first():
+        _follow(run, folder, options, terminal)
+        return
     run.command = options.command
     say_plan(run, folder.path, terminal)
     with (
@@ -244,11 +226,9 @@ def _execute(run: Run, folder: RunFolder, options: TrainOptions, terminal: Termi
     ):
         if not (place / RECORD).exists():
             write_record(place, "train" if run.data else "pretrain", options)
-        _write_skipped(place / "skipped.csv", run.skipped)
-        checkpoints = Checkpoints(
-            place / CHECKPOINTS, options.checkpoint_every_s, logs=[place / "metrics.jsonl"],
-            warn=terminal.warn, stop=StopRequest(options.time_left_s), how_to_go_on=folder.go_on,
-        )  # fmt: skip
+        note_stop(place, None)
+        write_skipped(place / "skipped.csv", run.skipped)
+        checkpoints = checkpoints_of(folder, options, terminal)
         try:
             with checkpoints.stop.listening():
                 trainer = _run_stages(run, place, observers, checkpoints)
@@ -257,6 +237,9 @@ def _execute(run: Run, folder: RunFolder, options: TrainOptions, terminal: Termi
                 write_json(place / "run.json", summarize(run, folder.path))
         except Interrupted as error:
             raise checkpoints.stopped("a place between two stages") from error
+        except TrainingStopped as stopped:
+            note_stop(place, stopped)
+            raise
         except OSError as error:  # a full disk names no file
             raise OSError(error.errno, error.strerror, error.filename or str(place)) from error
     if run.has_report:
@@ -265,11 +248,21 @@ def _execute(run: Run, folder: RunFolder, options: TrainOptions, terminal: Termi
     terminal.result(summarize(run, folder.path))
 
 
+def _follow(run: Run, folder: RunFolder, options: TrainOptions, terminal: Terminal) -> None:
+    """Train with the first process, which does everything else."""
+    checkpoints = checkpoints_of(folder, options, terminal)
+    try:
+        with checkpoints.stop.listening():
+            _run_stages(run, folder.unfinished, [], checkpoints)
+    except Interrupted as error:
+        raise checkpoints.stopped("a place between two stages") from error
+
+
 def _run_stages(
     run: Run, place: Path, observers: Sequence[Observer], checkpoints: Checkpoints
 ) -> ULMFiTTrainer:
     """Run the stages that are left, save the models, and return the trainer."""
-    if checkpoints.find() is None:
+    if checkpoints.find() is None and is_first():
         (place / "metrics.jsonl").unlink(missing_ok=True)
     trainer = _make_trainer(run, observers, checkpoints)
     table = run.data.table if run.data is not None else None
@@ -307,6 +300,8 @@ def _classify(run: Run, data: TrainingData, trainer: ULMFiTTrainer) -> None:
     run.results.append(
         trainer.train_classifier(train.texts, train.labels, valid.texts, valid.labels)
     )
+    if not is_first():
+        return
     run.valid = trainer.evaluate(valid.texts, valid.labels)
     if data.test is not None:
         run.test = trainer.evaluate(data.test.texts, data.test.labels)
@@ -330,13 +325,3 @@ def observing(
 def write_json(path: Path, values: object) -> None:
     """Write a JSON file that people can read."""
     path.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _write_skipped(path: Path, skipped: Sequence[tuple[str, SkippedRow]]) -> None:
-    """List the rows that were left out, if there are any."""
-    if not skipped:
-        return
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("file", "row", "column", "reason"))
-        writer.writerows((source, row.row, row.column, row.reason) for source, row in skipped)

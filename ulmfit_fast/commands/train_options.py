@@ -18,7 +18,9 @@ from ulmfit_fast.commands.data import Files
 from ulmfit_fast.commands.invocation import command_line
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text.shards import Shards, is_sharded
+from ulmfit_fast.training import launch
 from ulmfit_fast.training.checkpoint import flush_to_disk, read_json
+from ulmfit_fast.training.joining import DEFAULT_TIMEOUT_S
 from ulmfit_fast.training.resume import DEFAULT_EVERY_S
 
 RECORD = "resume.json"
@@ -45,6 +47,7 @@ class TrainOptions:
         resume: folder of a run that was stopped, to go on with.
         checkpoint_every_s: seconds between two checkpoints.
         time_limit_s: seconds after which to stop and save; None for no limit.
+        rank_timeout_s: seconds after which one of several processes counts as lost.
         began: when the command began, of time.monotonic.
     """
 
@@ -62,6 +65,7 @@ class TrainOptions:
     resume: Path | None = None
     checkpoint_every_s: float = DEFAULT_EVERY_S
     time_limit_s: float | None = None
+    rank_timeout_s: float = DEFAULT_TIMEOUT_S
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -73,12 +77,19 @@ class TrainOptions:
 
 
 #: What goes on with a run decides anew.
-_OF_ONE_PROCESS = ("out", "resume", "checkpoint_every_s", "time_limit_s", "began")
+_OF_ONE_PROCESS = (
+    "out", "resume", "checkpoint_every_s", "time_limit_s", "rank_timeout_s", "began",
+)  # fmt: skip
 
 
 def how_to_go_on(verb: str, run: Path) -> str:
-    """Return the command that goes on with a run."""
-    return f"ulmfit-fast {verb} --resume {shlex.quote(str(run))}"
+    """Return the command that goes on with a run, in as many processes as now."""
+    here, everywhere = launch.local_world_size(), launch.world_size()
+    program = "ulmfit-fast"
+    if everywhere > 1:
+        options = f"--nproc-per-node {here}" if here == everywhere else "..."
+        program = f"torchrun {options} -m ulmfit_fast"
+    return f"{program} {verb} --resume {shlex.quote(str(run))}"
 
 
 def write_record(folder: Path, verb: str, options: TrainOptions) -> None:

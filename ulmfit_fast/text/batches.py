@@ -32,6 +32,11 @@ Positions = npt.NDArray[np.int64]
 Block = npt.NDArray[np.int32]
 
 
+def share_of(n_rows: int, rank: int, world_size: int) -> range:
+    """Return which rows of a batch are a rank's: neighbours, as many as another's or one more."""
+    return range(n_rows * rank // world_size, n_rows * (rank + 1) // world_size)
+
+
 def _generator(seed: int, epoch: int, draw: int) -> np.random.Generator:
     return np.random.default_rng([seed % 2**64, epoch, draw])
 
@@ -40,14 +45,16 @@ class LMStream:
     """Batches for a language model.
 
     The documents of an epoch, in an order drawn for that epoch, are laid end to end and cut into
-    world_size * batch_size streams of L tokens; batch k holds the next T tokens of each stream, so
-    a row continues where it ended. The last tokens that do not fill all streams are left out, and
-    so is a last batch of a single step. Ranks share out the streams.
+    batch_size streams of L tokens; batch k holds the next T tokens of each stream, so a row
+    continues where it ended. The last tokens that do not fill all streams are left out, and so is
+    a last batch of a single step. Ranks share out the streams: what they read together does not
+    depend on how many they are.
 
     Args:
         corpus: documents.
-        batch_size: streams of this rank. Fewer are used, all ranks alike, where the corpus is too
-            small to give each stream bptt tokens; read `batch_size` after.
+        batch_size: streams of all ranks together. Fewer are used where the corpus is too small to
+            give each stream bptt tokens; read `batch_size` after, and `rows` for those of this
+            rank, which may be none.
         bptt: tokens of a row.
         seed: decides the orders and lengths of all epochs.
         shuffle: draw an order of documents for each epoch; False keeps the corpus's.
@@ -79,18 +86,19 @@ class LMStream:
             )
         if not 0 <= rank < world_size:
             raise InputError(f"rank {rank} is not in [0, {world_size}): check the launcher")
-        if corpus.n_tokens < 2 * world_size + 1:
+        if corpus.n_tokens < 3:
             raise InputError(
-                f"the language-model text has {corpus.n_tokens} tokens, at least "
-                f"{2 * world_size + 1} are needed: give more text"
+                f"the language-model text has {corpus.n_tokens} tokens, at least 3 are needed: "
+                "give more text"
             )
         self.corpus = corpus
         usable = corpus.n_tokens - 1
-        self.batch_size = max(1, min(batch_size, usable // (bptt * world_size)))
+        self.batch_size = max(1, min(batch_size, usable // bptt))
+        self.world_size = world_size
+        self.rows = share_of(self.batch_size, rank, world_size)
         self.bptt = bptt
-        self.rank = rank
         self._seed, self._shuffle, self._variable = seed, shuffle, variable
-        self.stream_length = usable // (self.batch_size * world_size)
+        self.stream_length = usable // self.batch_size
 
     def _lengths(self, epoch: int) -> list[int]:
         """Draw T of each batch of an epoch; their sum is L, or L - 1."""
@@ -114,16 +122,16 @@ class LMStream:
         """Yield the batches of an epoch from number start on.
 
         Yields:
-            x: int64 [B, T].
+            x: int64 [B, T], B the streams of this rank.
             y: int64 [B, T], the token that follows each of x.
         """
         lengths = self._lengths(epoch)
         if start >= len(lengths):
             return
         readers = self._readers(epoch, sum(lengths[:start]))
-        steps = max(1, _BLOCK_TOKENS // self.batch_size)
+        steps = max(1, _BLOCK_TOKENS // max(1, len(self.rows)))
         # Tokens to come, of all streams; its column 0 is the last of the block before.
-        block = np.empty((self.batch_size, 0), dtype=np.int32)
+        block = np.empty((len(self.rows), 0), dtype=np.int32)
         for first, last in _blocks(lengths, start, steps):
             n_tokens = sum(lengths[first:last])
             block = _next_block(readers, block, n_tokens)
@@ -138,8 +146,7 @@ class LMStream:
         order = document_numbers(len(self.corpus))
         if self._shuffle:
             _generator(self._seed, epoch, _ORDER).shuffle(order)
-        streams = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        places = [stream * self.stream_length + position for stream in streams]
+        places = [stream * self.stream_length + position for stream in self.rows]
         return readers_at(self.corpus.ids, self.corpus.offsets, order, places)
 
 
@@ -173,13 +180,17 @@ class ClassifierBatch:
         ids: int64 [B, T], padded at the end.
         lengths: int64 [B], tokens of each row, on the CPU.
         labels: int64 [B], or None.
-        rows: int64 [B], the index of each document in the corpus.
+        rows: int64 [B], the index of each document in the corpus. None at all, nor labels, where
+            the batch has fewer documents than there are ranks: ids then have one that is another
+            rank's, so that there is something to run.
+        all_lengths: int64, tokens of each document of all ranks.
     """
 
     ids: torch.Tensor
     lengths: torch.Tensor
     labels: torch.Tensor | None
     rows: torch.Tensor
+    all_lengths: torch.Tensor
 
 
 class ClassifierBatches:
@@ -192,11 +203,15 @@ class ClassifierBatches:
     Args:
         corpus: documents.
         labels: class of each document, or None.
-        batch_size: documents of a batch. In training a last batch of one document joins the one
-            before (batch normalisation needs two), which then has batch_size + 1.
+        batch_size: documents of a batch, of all ranks together. In training a last batch of one
+            document joins the one before (batch normalisation needs two), which then has
+            batch_size + 1.
         seed: decides the orders of all epochs.
         train: shuffle.
         pad_id: fills rows up to T.
+        rank: this process, in [0, world_size).
+        world_size: processes that share out the documents of each batch, every one of them long
+            and short ones.
 
     Raises:
         InputError: labels and corpus differ in length, the corpus is empty, or batch_size is too
@@ -212,6 +227,8 @@ class ClassifierBatches:
         seed: int = 0,
         train: bool = False,
         pad_id: int = PAD_ID,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if not len(corpus):
             raise InputError("there is no text to make batches of: give at least one")
@@ -224,6 +241,7 @@ class ClassifierBatches:
         self.batch_size = batch_size
         self.train = train
         self.pad_id = pad_id
+        self.rank, self.world_size = rank, world_size
         self._seed = seed
         self._lengths = corpus.lengths()
 
@@ -231,6 +249,14 @@ class ClassifierBatches:
         """Return the batches of an epoch; the same in every epoch."""
         n_full, rest = divmod(len(self.corpus), self.batch_size)
         return n_full + (rest > 0 if not (self.train and n_full) else rest > 1)
+
+    def counts(self) -> list[int]:
+        """Return how many documents each rank has; without train, where all come once."""
+        sizes = [len(batch) for batch in self._order(0)]
+        return [
+            sum(len(range(rank, size, self.world_size)) for size in sizes)
+            for rank in range(self.world_size)
+        ]
 
     def _order(self, epoch: int) -> list[Positions]:
         """Return the documents of each batch of an epoch."""
@@ -255,15 +281,18 @@ class ClassifierBatches:
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[ClassifierBatch]:
         """Yield the batches of an epoch from number start on."""
-        for rows in self._order(epoch)[start:]:
-            lengths = self._lengths[rows]
-            ids = np.full((len(rows), int(lengths.max())), self.pad_id, dtype=np.int64)
-            for i, row in enumerate(rows):
+        for everyones in self._order(epoch)[start:]:
+            own = everyones[self.rank :: self.world_size]
+            shown = own if len(own) else everyones[-1:]
+            lengths = self._lengths[shown]
+            ids = np.full((len(shown), int(lengths.max())), self.pad_id, dtype=np.int64)
+            for i, row in enumerate(shown):
                 ids[i, : lengths[i]] = self.corpus[int(row)]
-            picked = torch.from_numpy(rows)
+            picked = torch.from_numpy(own)
             yield ClassifierBatch(
                 ids=torch.from_numpy(ids),
                 lengths=torch.from_numpy(lengths),
                 labels=None if self.labels is None else self.labels[picked],
                 rows=picked,
+                all_lengths=torch.from_numpy(self._lengths[everyones]),
             )

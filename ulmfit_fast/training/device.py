@@ -9,16 +9,21 @@ import torch
 
 from ulmfit_fast import _native
 from ulmfit_fast.errors import InputError
+from ulmfit_fast.training import launch
 
 
 def choose_device(name: str | None) -> torch.device:
     """Return the device to train on; None takes a GPU where torch sees one.
+
+    Of several processes that torchrun starts, each takes the GPU of its number.
 
     Raises:
         InputError: no such device here, or no kernels for it; the message says why.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and launch.world_size() > 1:
+        name = f"cuda:{launch.local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -54,7 +59,12 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def check_cuda_graphs(device: torch.device) -> None:
-    """Raise InputError unless the device can replay CUDA graphs."""
+    """Raise InputError unless the device can replay CUDA graphs, and one process trains."""
+    if launch.world_size() > 1:
+        raise InputError(
+            f"CUDA graphs are of one process, and {launch.world_size()} train here: train without "
+            "--cuda-graphs (cuda_graphs=False)"
+        )
     if device.type != "cuda":
         raise InputError(
             f"CUDA graphs need a GPU, and the device is {str(device)!r}: train without "

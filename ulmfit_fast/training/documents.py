@@ -10,7 +10,10 @@ from ulmfit_fast.text.batches import ClassifierBatches, LMStream
 from ulmfit_fast.text.corpus import Corpus, Texts
 from ulmfit_fast.text.tokenizer import Tokenizer
 from ulmfit_fast.text.vocab import Progress
+from ulmfit_fast.text.workers import n_processes
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
+from ulmfit_fast.training.launch import local_world_size
+from ulmfit_fast.training.ranks import ALONE, Ranks
 
 
 def class_names(labels: Sequence[str]) -> list[str]:
@@ -55,6 +58,7 @@ def labelled_batches(
     *,
     train: bool = False,
     cache_dir: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> ClassifierBatches:
     """Batch labelled documents.
 
@@ -65,6 +69,7 @@ def labelled_batches(
         config: batch size and seed.
         train: in random order, for training; else longest first.
         cache_dir: as for Corpus.build.
+        ranks: processes that share out each batch.
 
     Raises:
         InputError: lists of unequal length, no texts, or a label that is not among the names.
@@ -75,7 +80,7 @@ def labelled_batches(
             f"{len(texts)} texts and {len(labels)} labels: give one label for each text"
         )
     indices = class_indices(labels, names)
-    corpus = Corpus.build(texts, tokenizer, cache_dir)
+    corpus = corpus_of(texts, tokenizer, cache_dir, ranks)
     return ClassifierBatches(
         corpus,
         indices,
@@ -83,7 +88,33 @@ def labelled_batches(
         seed=config.seed,
         train=train,
         pad_id=tokenizer.pad_id,
+        rank=ranks.rank,
+        world_size=ranks.size,
     )
+
+
+def corpus_of(
+    texts: Texts,
+    tokenizer: Tokenizer,
+    cache_dir: Path | None,
+    ranks: Ranks,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Encode texts in every process of a training, with a cache once on each machine.
+
+    Args:
+        texts: documents.
+        tokenizer: of the model.
+        cache_dir: as for Corpus.build.
+        ranks: the processes.
+        progress: as for Corpus.build.
+    """
+    if cache_dir is None:
+        of_each = None if ranks.size == 1 else max(1, n_processes(None) // local_world_size())
+        with ranks.in_turn("the ids of the texts", all_at_once=True):
+            return Corpus.build(texts, tokenizer, processes=of_each, progress=progress)
+    with ranks.in_turn("the ids of the texts"):
+        return Corpus.build(texts, tokenizer, cache_dir, progress=progress)
 
 
 def token_streams(
@@ -95,6 +126,7 @@ def token_streams(
     *,
     cache_dir: Path | None = None,
     progress_of: Callable[[str], Progress | None] = lambda what: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[LMStream, LMStream | None]:
     """Lay documents out for a language model.
 
@@ -106,6 +138,7 @@ def token_streams(
         config: length of the batches, and seed.
         cache_dir: as for Corpus.build.
         progress_of: returns what is told how far the encoding of something is.
+        ranks: processes that share out the streams.
 
     Returns:
         train: in random order.
@@ -116,14 +149,22 @@ def token_streams(
     """
     settings: StageConfig = getattr(config, stage)
 
-    def corpus_of(documents: Texts, what: str) -> Corpus:
-        return Corpus.build(documents, tokenizer, cache_dir, progress=progress_of(what))
+    def encode(documents: Texts, what: str) -> Corpus:
+        return corpus_of(documents, tokenizer, cache_dir, ranks, progress_of(what))
 
     train = LMStream(
-        corpus_of(texts, "ids to train on"), settings.batch_size, config.bptt,
-        seed=config.seed, variable=config.variable_bptt,
+        encode(texts, "ids to train on"), settings.batch_size, config.bptt,
+        seed=config.seed, variable=config.variable_bptt, rank=ranks.rank, world_size=ranks.size,
     )  # fmt: skip
+    if train.batch_size < ranks.size:
+        raise InputError(
+            f"the language-model text has {train.corpus.n_tokens} tokens, enough for "
+            f"{train.batch_size} streams of {config.bptt}: too few for {ranks.size} processes"
+        )
     if not valid_texts:
         return train, None
-    valid = corpus_of(valid_texts, "ids to measure on")
-    return train, LMStream(valid, settings.batch_size, config.bptt, seed=0, shuffle=False)
+    valid = encode(valid_texts, "ids to measure on")
+    return train, LMStream(
+        valid, settings.batch_size, config.bptt, seed=0, shuffle=False,
+        rank=ranks.rank, world_size=ranks.size,
+    )  # fmt: skip

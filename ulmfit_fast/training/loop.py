@@ -16,10 +16,12 @@ from ulmfit_fast.schedule import Phase, discriminative_rates
 from ulmfit_fast.training.config import StageConfig, TrainConfig
 from ulmfit_fast.training.graphs import GraphSteps, Recorder
 from ulmfit_fast.training.heap import Heap
+from ulmfit_fast.training.joining import here
 from ulmfit_fast.training.keeper import Keeper, Place, StageState
 from ulmfit_fast.training.micro_batches import RowLimit
 from ulmfit_fast.training.observer import Observer, Step
 from ulmfit_fast.training.plan import layer_decay, schedule, stage_phases
+from ulmfit_fast.training.ranked_steps import RankedSteps
 from ulmfit_fast.training.stage_state import Progress, StageParts, StageResult, Sums
 from ulmfit_fast.training.steps import Batch, EagerSteps, Metrics, Task
 from ulmfit_fast.training.stopping import Interrupted
@@ -90,7 +92,10 @@ class Fit:
             max_grad_norm=self.settings.clip or None,
             capturable=graphed is not None,
         )
+        ranks = here()
         steps = EagerSteps(task, optimizer)
+        if ranks.size > 1:
+            steps = RankedSteps(task, optimizer, ranks)
         if graphed is not None:
             steps = GraphSteps(task, optimizer, graphed)
         what = f"stage {task.stage}"

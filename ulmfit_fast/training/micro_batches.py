@@ -232,7 +232,7 @@ def classifier_gradients(task: ClassifierTask, inputs: tuple[Tensor, ...], rows:
         inputs: ids [B, T], lengths [B] on the CPU, labels [B].
         rows: at a time.
     """
-    ids, lengths, labels = inputs
+    ids, lengths, labels, *_ = inputs  # alone: in several processes no batch is cut
     model, device = task.model, ids.device
     plan = plan_chunks(lengths, ids.shape[1], model.bptt, model.max_len)
 

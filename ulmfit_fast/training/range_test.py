@@ -16,6 +16,7 @@ from torch import nn
 from ulmfit_fast.errors import InputError, TrainingError
 from ulmfit_fast.optim import set_rates
 from ulmfit_fast.schedule import discriminative_rates
+from ulmfit_fast.training import launch
 from ulmfit_fast.training.config import TrainConfig
 from ulmfit_fast.training.device import seeded
 from ulmfit_fast.training.loop import Fit
@@ -93,6 +94,8 @@ def find_learning_rate(
     """
     if not 0 < lowest < highest < math.inf:
         raise InputError(f"rates from {lowest:g} to {highest:g}: give two that grow, above 0")
+    if launch.world_size() > 1:
+        raise InputError("a range test runs in one process: call it without torchrun")
     if n_steps < FEWEST_STEPS:
         raise InputError(f"{n_steps} steps: a range test needs at least {FEWEST_STEPS}")
     with seeded(config.seed, task.device), _restored(task.model):

@@ -17,14 +17,13 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from ulmfit_fast.errors import InputError, TrainingError, TrainingStopped
+from ulmfit_fast.errors import InputError, TrainingStopped
 from ulmfit_fast.training.checkpoint import flush_to_disk
-from ulmfit_fast.training.keeper import Capture, Keeper, Place, StageState
+from ulmfit_fast.training.joining import here, is_first
 from ulmfit_fast.training.lock import FolderLock
 from ulmfit_fast.training.snapshot import (
     DamagedSnapshotError,
@@ -99,12 +98,15 @@ class Checkpoints:
 
     def locked(self) -> AbstractContextManager[None]:
         """Return what keeps other trainers out of the folder; InputError where one is at it."""
+        if not is_first():  # one of several processes does, for all
+            return nullcontext()
         return self._lock.held(self.check_free, str(self.how_to_go_on))
 
     def find(self) -> Snapshot | None:
         """Read the newest checkpoint that is whole, and cut the logs back to it.
 
-        Damaged ones after it are said and removed, as is what a kill left half written.
+        Damaged ones after it are said and removed, as is what a kill left half written. Where
+        several processes train, each of them calls this; the first one does the rest.
 
         Returns:
             resumed: None if there is no checkpoint.
@@ -112,11 +114,12 @@ class Checkpoints:
         Raises:
             InputError: all are damaged, of another version, or another trainer is at it.
         """
-        if not self.folder.is_dir():
-            return None
-        self._lock.look()
-        with self.locked():
-            return self._find()
+        with here().in_turn("looking for a checkpoint"):
+            if not self.folder.is_dir():
+                return None
+            self._lock.look()
+            with self.locked():
+                return self._find()
 
     def _find(self) -> Snapshot | None:
         """Read the newest checkpoint that is whole; see find."""
@@ -169,6 +172,8 @@ class Checkpoints:
     def write(self, snapshot: Snapshot, name: str) -> None:
         """Write a checkpoint, then remove those that are no longer needed.
 
+        Of several processes that train together the first one does it.
+
         Args:
             snapshot: what to write.
             name: the directory's, after its number.
@@ -176,6 +181,8 @@ class Checkpoints:
         Raises:
             OSError: the disk refuses; the checkpoints before are still there.
         """
+        if not is_first():
+            return
         began = time.monotonic()
         logs = {}
         for log in self.logs:
@@ -228,7 +235,7 @@ class Checkpoints:
 
     def cut_logs(self, snapshot: Snapshot) -> None:
         """Cut the logs back to where they were."""
-        for log in self.logs:
+        for log in self.logs if is_first() else ():
             if not log.exists():
                 continue
             size = snapshot.values["logs"].get(log.name, 0)
@@ -267,82 +274,3 @@ def _is_language_model(path: Path) -> bool:
     match = _NAME.fullmatch(path.name)
     is_stage = match is not None and match.group(2) in LANGUAGE_MODEL_STAGES
     return is_stage and path.name.endswith("-done")
-
-
-class StageKeeper(Keeper):
-    """Writes checkpoints of one stage.
-
-    Args:
-        checkpoints: where to.
-        frame: what stands in every checkpoint of the stage, and its tokenizer.
-        state: what the stage goes on from; None if it begins.
-    """
-
-    def __init__(self, checkpoints: Checkpoints, frame: Snapshot, state: StageState | None) -> None:
-        self._checkpoints = checkpoints
-        self._frame = frame
-        self._state = state
-        self._n_returns = 0
-
-    def held_back(self) -> AbstractContextManager[None]:
-        """Remember signals until a step is done."""
-        return self._checkpoints.stop.held_back()
-
-    def begun(self) -> StageState | None:
-        """Return what the stage goes on from; None if it begins."""
-        return self._state
-
-    def is_asked_to_stop(self) -> bool:
-        """Say whether a signal came or the time is over."""
-        return self._checkpoints.stop.is_asked(1.5 * self._checkpoints.saving_s)
-
-    def keep(self, place: Place, capture: Capture, *, at_once: bool = False) -> None:
-        """Write a checkpoint if it is due or at once; raise TrainingStopped if asked to stop."""
-        if self.is_asked_to_stop():
-            self.stop(place, capture)
-        elif at_once or self._checkpoints.is_due():
-            with self.held_back():
-                self._checkpoints.try_to_write(lambda: self._snapshot(capture), _name(place))
-
-    def stop(self, place: Place, capture: Capture) -> None:
-        """Write a checkpoint and raise TrainingStopped; TrainingError if that is refused."""
-        with self.held_back():
-            try:
-                self._checkpoints.write(self._snapshot(capture), _name(place))
-            except (OSError, MemoryError, RuntimeError) as error:
-                refusal = why_refused(error)
-                kept = self._checkpoints
-                raise TrainingError(
-                    f"stopped at {place}, but not saved: {kept.folder}: {refusal}; "
-                    f"{kept.last_good()}: make room, then go on with: {kept.how_to_go_on}"
-                ) from error
-        raise self._checkpoints.stopped(str(place))
-
-    def go_back(self) -> StageState | None:
-        """Return the newest state of this stage, or the one before where that did not help."""
-        self._n_returns += 1
-        name = f"-{self._frame.values['stage']}-step-"
-        paths = [path for path in self._checkpoints.paths() if name in path.name]
-        for path in reversed(paths[: len(paths) - min(self._n_returns, len(paths)) + 1]):
-            try:
-                snapshot = read_snapshot(path)
-            except DamagedSnapshotError as error:
-                self.warn(str(error))
-                continue
-            if snapshot.values["index"] == self._frame.values["index"]:
-                self._checkpoints.cut_logs(snapshot)
-                return StageState(snapshot.values["state"], snapshot.tensors)
-        return None
-
-    def warn(self, message: str) -> None:
-        """Tell the user."""
-        self._checkpoints.warn(message)
-
-    def _snapshot(self, capture: Capture) -> Snapshot:
-        state = capture()
-        values: dict[str, Any] = {**self._frame.values, "state": state.values}
-        return Snapshot(values, state.tensors, self._frame.tokenizer)
-
-
-def _name(place: Place) -> str:
-    return f"{place.stage}-step-{place.step}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.model import Dropouts, LanguageModel, TextClassifier
 from ulmfit_fast.text.corpus import Texts
-from ulmfit_fast.text.tokenizer import Tokenizer, train_tokenizer
+from ulmfit_fast.text.tokenizer import Tokenizer, tokenizer_of, train_tokenizer
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 from ulmfit_fast.training.documents import class_names, labelled_batches, token_streams
+from ulmfit_fast.training.joining import here
 from ulmfit_fast.training.observer import tell_texts_done
 from ulmfit_fast.training.plotting import Plots
 from ulmfit_fast.training.sizes import model_size, new_language_model
-from ulmfit_fast.training.stages import Stage
+from ulmfit_fast.training.stages import Stage, Stages
 from ulmfit_fast.training.tasks import ClassifierTask, LanguageModelTask
 from ulmfit_fast.training.transfer import classifier_from, transfer_language_model
 
@@ -36,6 +38,7 @@ class StageMakers(Plots):
     tokenizer: Tokenizer | None
     language_model: LanguageModel | None
     classifier: TextClassifier | None
+    _stages: Stages
 
     def _pretraining(self, texts: Texts, valid_texts: Texts | None) -> Stage:
         return Stage(
@@ -74,12 +77,13 @@ class StageMakers(Plots):
             )
 
         def make_task(model: TextClassifier, tokenizer: Tokenizer) -> ClassifierTask:
+            ranks, together = here(), self._stages.of_all_processes(config)
             batches = labelled_batches(
-                tokenizer, train, names, config, train=True, cache_dir=self.cache_dir
+                tokenizer, train, names, together, train=True, cache_dir=self.cache_dir, ranks=ranks
             )
             to_measure = None
             if valid is not None:
-                to_measure = labelled_batches(tokenizer, valid, names, config)
+                to_measure = labelled_batches(tokenizer, valid, names, together, ranks=ranks)
             return ClassifierTask(model, batches, to_measure, config)
 
         return Stage(
@@ -92,13 +96,22 @@ class StageMakers(Plots):
         )  # fmt: skip
 
     def _new_tokenizer(self, texts: Texts) -> Tokenizer:
-        return train_tokenizer(
-            texts,
-            kind=self.tokenizer_kind,
-            max_vocab=self.config.max_vocab,
-            min_freq=self.config.min_freq,
-            progress=partial(tell_texts_done, self.observers, "vocabulary"),
-        )
+        made: list[Tokenizer] = []
+
+        def make() -> bytes:
+            told = self._stages.told(self.observers)
+            tokenizer = train_tokenizer(
+                texts,
+                kind=self.tokenizer_kind,
+                max_vocab=self.config.max_vocab,
+                min_freq=self.config.min_freq,
+                progress=partial(tell_texts_done, told, "vocabulary"),
+            )
+            made.append(tokenizer)
+            return json.dumps(tokenizer.content()).encode()
+
+        content = here().from_first(make, "the vocabulary")
+        return made[0] if made else tokenizer_of(json.loads(content))
 
     def _new_language_model(self, tokenizer: Tokenizer) -> LanguageModel:
         size, dropouts = model_size(self.size), self._dropouts("pretrain")
@@ -115,9 +128,11 @@ class StageMakers(Plots):
         model: LanguageModel,
         tokenizer: Tokenizer,
     ) -> LanguageModelTask:
+        told = self._stages.told(self.observers)
         streams = token_streams(
-            tokenizer, *texts, name, self.config, cache_dir=self.cache_dir,
-            progress_of=lambda what: partial(tell_texts_done, self.observers, what),
+            tokenizer, *texts, name, self._stages.of_all_processes(self.config),
+            cache_dir=self.cache_dir, ranks=here(),
+            progress_of=lambda what: partial(tell_texts_done, told, what),
         )  # fmt: skip
         return LanguageModelTask(model, *streams, self.config, name)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ulmfit_fast import __version__
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.model import LanguageModel, TextClassifier
 from ulmfit_fast.text.corpus import Corpus
@@ -22,11 +23,19 @@ from ulmfit_fast.text.tokenizer import Tokenizer
 from ulmfit_fast.training.config import StageName, TrainConfig
 from ulmfit_fast.training.device import seeded
 from ulmfit_fast.training.graphs import Recorder
+from ulmfit_fast.training.history import History
+from ulmfit_fast.training.joining import here, is_first
 from ulmfit_fast.training.keeper import StageState
 from ulmfit_fast.training.loop import Fit, StageResult
 from ulmfit_fast.training.observer import Observer
+from ulmfit_fast.training.ranked_keeper import (
+    keeper_of,
+    say_other_number,
+    seed_of_rank,
+    together,
+)
 from ulmfit_fast.training.restore import describe_model, restore_model, settings_of
-from ulmfit_fast.training.resume import LANGUAGE_MODEL_STAGES, Checkpoints, StageKeeper
+from ulmfit_fast.training.resume import LANGUAGE_MODEL_STAGES, Checkpoints
 from ulmfit_fast.training.snapshot import Snapshot
 from ulmfit_fast.training.stage_state import below
 from ulmfit_fast.training.stopping import Interrupted
@@ -93,6 +102,17 @@ class Stages:
         self._history: list[dict[str, Any]] = []
         self._is_begun = False
 
+    def of_all_processes(self, config: TrainConfig) -> TrainConfig:
+        """Return settings whose batches are those of all processes that began the training."""
+        n = self._described["processes"]
+        for stage in ("pretrain", "language_model", "classifier"):
+            config = config.with_stage(stage, batch_size=n * getattr(config, stage).batch_size)
+        return config
+
+    def told(self, observers: Sequence[Observer]) -> Sequence[Observer]:
+        """Return which observers this process tells: one of several keeps a history at most."""
+        return [each for each in observers if is_first() or isinstance(each, History)]
+
     def run(
         self,
         stage: Stage,
@@ -114,7 +134,12 @@ class Stages:
             TrainingError: as Fit.run.
             TrainingStopped: a signal came or the time is over.
         """
-        self._device, self._observers, self._recorder = device, observers, recorder
+        ranks, checkpoints = here(), self._checkpoints
+        self._device, self._observers, self._recorder = device, self.told(observers), recorder
+        if "processes" not in self._described:
+            begun = checkpoints.resumed if checkpoints is not None else None
+            of = begun.values["trainer"] if begun is not None else {"processes": ranks.size}
+            self._described["processes"] = of.get("processes", 1)
         try:
             return self._run(stage)
         finally:  # a trainer that does not train is copied and pickled
@@ -154,12 +179,12 @@ class Stages:
         model = outcome.model
         if index >= len(done) and model is not None:
             made = (model, outcome.tokenizer)
-            with checkpoints.stop.held_back():
+            with here().in_turn(f"saving stage {stage.name}"), checkpoints.stop.held_back():
                 checkpoints.try_to_write(
                     lambda: self._end_of(stage, entry, made, history), f"{stage.name}-done"
                 )
         self._history, self._is_begun = history, False
-        if checkpoints.stop.signal is not None:  # held back since the last step
+        if here().any(checkpoints.stop.signal is not None)[0]:  # held back since the last step
             self._is_begun = True
             raise Interrupted
         return outcome
@@ -173,21 +198,27 @@ class Stages:
                 tokenizer, model = begun.tokenizer, self._model_of(begun)
                 from_scratch = begun.values["from_scratch"]
             task = stage.task(model, tokenizer)
+            ranks = here()
+            ranks.meet("getting ready for a stage")
+            if ranks.size > 1:
+                content = f"{__version__} {torch.__version__} {stage.config} {corpora_of(task)}"
+                ranks.check_same(content, "texts, settings or versions")
+            seed_of_rank(stage.config.seed, ranks)
             keeper = None
             if self._checkpoints is not None and entry is not None:
                 frame = self._frame(stage, entry, (model, tokenizer), self._history)
                 frame.values["from_scratch"] = from_scratch
-                frame.values["corpora"] = [
-                    None if part is None else corpus_hash(part.corpus)
-                    for part in (task.train, task.valid)
-                ]
-                keeper = StageKeeper(self._checkpoints, frame, state_of(begun, frame))
+                frame.values["corpora"] = corpora_of(task)
+                state = state_of(begun, frame)
+                say_other_number(state, ranks, self._checkpoints)
+                keeper = keeper_of(self._checkpoints, frame, state, ranks, task.train.batch_size)
             fit = Fit(
                 task, stage.config, self._observers, from_scratch=from_scratch,
                 recorder=self._recorder, keeper=keeper,
             )  # fmt: skip
             self._is_begun = keeper is not None
-            result = fit.run()
+            with together(ranks, fit.place, model, self._checkpoints):
+                result = fit.run()
             self._is_begun = False
             return Outcome(tokenizer, model, result)
 
@@ -291,6 +322,12 @@ def fingerprint(stage: Stage) -> dict[str, str]:
         "settings": hashlib.sha256(settings.encode()).hexdigest(),
         "texts or labels": digest.hexdigest(),
     }
+
+
+def corpora_of(task: Task) -> list[str | None]:
+    """Return the hashes of a task's ids, to train on and to measure on."""
+    parts = task.train, task.valid
+    return [None if part is None else corpus_hash(part.corpus) for part in parts]
 
 
 def corpus_hash(corpus: Corpus) -> str:

@@ -26,11 +26,14 @@ class Batch:
 
     Attributes:
         inputs: arguments of the task's loss, on the device where it wants them.
-        n_tokens: tokens that it reads.
+        n_tokens: tokens that all processes read in the step.
+        weight: of its loss in the mean over the processes: 1 where it has an equal share of the
+            rows.
     """
 
     inputs: tuple[Tensor, ...]
     n_tokens: int
+    weight: float = 1.0
 
 
 class Task(Protocol):
@@ -129,7 +132,7 @@ class EagerSteps:
             for buffer, old in zip(buffers, before, strict=True):
                 buffer.copy_(old)
 
-        parts, state = self.micro_batches.gradients(batch.inputs, self.state, undo)
+        parts, state = self._gradients(batch, undo)
         if read is not None:
             read(parts)
         is_finite = parts.total.isfinite()
@@ -139,9 +142,21 @@ class EagerSteps:
             buffer.copy_(torch.where(is_finite, buffer, old))
         if state is not None:
             self._carry(self._state_if(is_finite, state))
-        # Detached: a loss with its history would keep the nodes that add up gradients alive, and
-        # those run on the stream that they were made on, which no capture of another survives.
         return parts
+
+    def _gradients(
+        self, batch: Batch, undo: Callable[[], None]
+    ) -> tuple[LossParts, EncoderState | None]:
+        """Leave the gradient of a batch's loss in the parameters; return the loss and the state.
+
+        The loss is detached: with its history it would keep the nodes that add up gradients alive,
+        and those run on the stream that they were made on, which no capture of another survives.
+
+        Args:
+            batch: to learn from.
+            undo: removes what an attempt that ran out of memory has changed.
+        """
+        return self.micro_batches.gradients(batch.inputs, self.state, undo)
 
     def free(self) -> None:
         """Let go of what a step that ran out of memory has made."""

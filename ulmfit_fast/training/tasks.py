@@ -14,6 +14,7 @@ from ulmfit_fast.text.batches import ClassifierBatch, ClassifierBatches, LMStrea
 from ulmfit_fast.text.corpus import check_ids
 from ulmfit_fast.training.config import StageName, TrainConfig
 from ulmfit_fast.training.inference import InferenceCopy
+from ulmfit_fast.training.joining import here
 from ulmfit_fast.training.micro_batches import (
     RowLimit,
     classifier_gradients,
@@ -57,7 +58,8 @@ class LanguageModelTask:
     def describe(self) -> str:
         """Say how many streams run and how long a batch is."""
         about = "about " if self.config.variable_bptt else ""
-        return f"batches of {self.train.batch_size} x {about}{self.config.bptt} tokens"
+        rows = f"{self.train.batch_size} x {about}{self.config.bptt} tokens"
+        return f"batches of {rows}{on_processes(self.train.world_size)}"
 
     def n_batches(self, epoch: int) -> int:
         """Count the batches of an epoch."""
@@ -65,8 +67,10 @@ class LanguageModelTask:
 
     def batches(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield ids and targets of each batch from number start on."""
+        n_rows, n_own = self.train.batch_size, len(self.train.rows)
+        weight = n_own * self.train.world_size / n_rows
         for _, inputs in prefetch(self.train.batches(epoch, start), self.device, tuple):
-            yield Batch(inputs, inputs[0].numel())
+            yield Batch(inputs, n_rows * inputs[0].shape[1], weight)
 
     def loss(
         self, inputs: tuple[Tensor, ...], state: EncoderState | None
@@ -87,16 +91,17 @@ class LanguageModelTask:
         if self.valid is None:
             return {}
         self.model.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        n_tokens = 0
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        batches = self.valid.batches(0) if self.valid.rows else ()
         state: EncoderState | None = None
         with torch.no_grad(), self.precision.computing():
-            for _, (ids, targets) in prefetch(self.valid.batches(0), self.device, tuple):
+            for _, (ids, targets) in prefetch(batches, self.device, tuple):
                 found = self.limit.each(len(ids), partial(self._score, ids, targets, state))
-                sums += sum(of_part for of_part, _ in found)
+                sums[:2] += sum(of_part for of_part, _ in found)
                 state = join_states([after for _, after in found])
-                n_tokens += ids.numel()
-        loss, accuracy = (sums / n_tokens).tolist()
+                sums[2] += ids.numel()
+        sums = here().sum(sums)
+        loss, accuracy = (sums[:2] / sums[2]).tolist()
         perplexity = math.exp(min(loss, 700.0))  # exp overflows a float beyond 709
         return {"valid_loss": loss, "perplexity": perplexity, "accuracy": accuracy}
 
@@ -139,7 +144,7 @@ class ClassifierTask:
 
     def describe(self) -> str:
         """Say how many texts a batch has."""
-        return f"batches of {self.config.classifier.batch_size} texts"
+        return f"batches of {self.train.batch_size} texts{on_processes(self.train.world_size)}"
 
     def n_batches(self, epoch: int) -> int:
         """Count the batches of an epoch."""
@@ -147,17 +152,21 @@ class ClassifierTask:
 
     def batches(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield ids, lengths and labels from batch start on; the lengths stay on the CPU."""
-        batches = self.train.batches(epoch, start)
+        batches, size = self.train.batches(epoch, start), self.train.world_size
         for batch, (ids, labels) in prefetch(batches, self.device, ids_and_labels):
-            yield Batch((ids, batch.lengths, labels), int(batch.lengths.sum()))
+            inputs = ids, batch.lengths, labels, batch.all_lengths
+            weight = len(batch.rows) * size / len(batch.all_lengths)
+            yield Batch(inputs, int(batch.all_lengths.sum()), weight)
 
     def loss(
         self, inputs: tuple[Tensor, ...], state: EncoderState | None
     ) -> tuple[LossParts, None]:
         """Return the loss of a batch; documents begin anew in each."""
-        ids, lengths, labels = inputs
+        ids, lengths, labels, *others = inputs
+        all_lengths = others[0] if others else None
+        alpha, beta = self.config.alpha, self.config.beta
         with self.precision.computing():
-            parts, _ = self.model.loss(ids, lengths, labels, self.config.alpha, self.config.beta)
+            parts, _ = self.model.loss(ids, lengths, labels, alpha, beta, all_lengths)
         return parts, None
 
     def gradients_in_parts(
@@ -176,6 +185,11 @@ class ClassifierTask:
     def score(self, metrics: Metrics) -> tuple[float, ...]:
         """Order by validation error, then loss."""
         return (metrics["error"], metrics["valid_loss"]) if "error" in metrics else ()
+
+
+def on_processes(n: int) -> str:
+    """Say on how many processes a batch is, if on more than one."""
+    return f" on {n} processes" if n > 1 else ""
 
 
 def required_labels(batch: ClassifierBatch) -> Tensor:
@@ -224,6 +238,8 @@ def classify(
 ) -> tuple[Tensor, Tensor]:
     """Return the logits of every document in its given order, and the labels.
 
+    Where the batches are shared out to several processes, each runs its own, and gets all results.
+
     Args:
         model: trained.
         batches: documents.
@@ -244,12 +260,17 @@ def classify(
     limit = limit or RowLimit("classifying", device)
     with torch.no_grad(), precision.computing():
         for batch, (ids,) in prefetch(batches.batches(), device, lambda batch: (batch.ids,)):
-            logits += limit.each(len(ids), partial(_logits, model, ids, batch.lengths))
+            found = torch.cat(limit.each(len(ids), partial(_logits, model, ids, batch.lengths)))
+            logits.append(found[: len(batch.rows)])
             labels.append(torch.full_like(batch.rows, -1) if batch.labels is None else batch.labels)
             rows.append(batch.rows)
     model.train(was_training)
-    order = torch.cat(rows).argsort()
-    return torch.cat(logits)[order], torch.cat(labels)[order]
+    of_all = [torch.cat(logits), torch.cat(labels), torch.cat(rows)]
+    if batches.world_size > 1:
+        counts = batches.counts()
+        of_all = [here().gather(each, counts) for each in of_all]
+    order = of_all[2].argsort()
+    return of_all[0][order], of_all[1][order]
 
 
 def _logits(model: TextClassifier, ids: Tensor, lengths: Tensor, part: slice) -> Tensor:

@@ -19,6 +19,7 @@ from ulmfit_fast.training.documents import labelled_batches
 from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, predictions
 from ulmfit_fast.training.graphs import CudaRecorder
 from ulmfit_fast.training.inference import InferenceCopy
+from ulmfit_fast.training.joining import is_first
 from ulmfit_fast.training.loop import StageResult
 from ulmfit_fast.training.observer import Observer
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
@@ -203,7 +204,7 @@ class ULMFiTTrainer(StageMakers):
         return predictions(logits, self.labels)
 
     def save(self, path: str | Path, kind: str | None = None, *, overwrite: bool = False) -> None:
-        """Write a model directory: safetensors and JSON, whole or not at all.
+        """Write a model directory: safetensors and JSON, whole or not at all; in rank 0.
 
         Args:
             path: the directory; a model of the same kind that stands there is replaced.
@@ -218,6 +219,8 @@ class ULMFiTTrainer(StageMakers):
         model = self.classifier if kind == "classifier" else self.language_model
         if model is None or self.tokenizer is None:
             raise InputError(f"no {kind} to save: train one first")
+        if not is_first():
+            return
         config = {
             **describe_model(model, self.labels),
             "size": self.size,
