@@ -59,8 +59,10 @@ class Memory:
             parts, state = of_loss(model, ids, *arguments)
             return type(parts)(self.use(len(ids), parts.total), parts.cross_entropy), state
 
-        def encode(model: Any, ids: Tensor, lengths: Any, part: Any = None) -> Any:
-            pooled, output = of_encode(model, ids, lengths, part)
+        def encode(
+            model: Any, ids: Tensor, lengths: Any, part: Any = None, all_lengths: Any = None
+        ) -> Any:
+            pooled, output = of_encode(model, ids, lengths, part, all_lengths)
             return self.use(len(pooled), pooled), output
 
         def forward(model: Any, ids: Tensor, state: Any = None) -> Any:

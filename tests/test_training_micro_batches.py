@@ -95,7 +95,7 @@ def test_wrong_parts_are_found(whole: dict[tuple[str, bool], Taken]) -> None:
             Taken(stage, 5).assert_close(whole[stage, False])
         patch.setattr(
             TextClassifier, "encode",
-            lambda model, ids, lengths, part=None: (
+            lambda model, ids, lengths, part=None, all_lengths=None: (
                 encode(model, ids, lengths) if part is None else alone(model, ids, lengths, part)
             ),
         )  # fmt: skip
