@@ -15,6 +15,7 @@ from ulmfit_fast.text.tokenizer import Tokenizer, train_tokenizer
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 from ulmfit_fast.training.documents import class_names, labelled_batches, token_streams
 from ulmfit_fast.training.observer import tell_texts_done
+from ulmfit_fast.training.plan import StagePlan
 from ulmfit_fast.training.plotting import Plots
 from ulmfit_fast.training.sizes import model_size, new_language_model
 from ulmfit_fast.training.stages import Stage
@@ -36,6 +37,7 @@ class StageMakers(Plots):
     tokenizer: Tokenizer | None
     language_model: LanguageModel | None
     classifier: TextClassifier | None
+    plans: dict[StageName, StagePlan]
 
     def _pretraining(self, texts: Texts, valid_texts: Texts | None) -> Stage:
         return Stage(
@@ -43,6 +45,7 @@ class StageMakers(Plots):
             tokenizer=lambda: self._new_tokenizer(texts),
             model=self._new_language_model,
             task=partial(self._lm_task, "pretrain", (texts, valid_texts)),
+            plan=self.plans.get("pretrain"),
         )  # fmt: skip
 
     def _fine_tuning(self, texts: Texts, valid_texts: Texts | None) -> Stage:
@@ -60,6 +63,7 @@ class StageMakers(Plots):
             tokenizer=make_tokenizer,
             model=make_model,
             task=partial(self._lm_task, "language_model", (texts, valid_texts)),
+            plan=self.plans.get("language_model"),
         )  # fmt: skip
 
     def _classification(self, train: Labelled, valid: Labelled | None) -> Stage:
@@ -89,6 +93,7 @@ class StageMakers(Plots):
             model=make_model,
             task=make_task,
             labels=tuple(names),
+            plan=self.plans.get("classifier"),
         )  # fmt: skip
 
     def _new_tokenizer(self, texts: Texts) -> Tokenizer:

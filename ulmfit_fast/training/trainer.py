@@ -13,7 +13,7 @@ from ulmfit_fast.text.batches import ClassifierBatches
 from ulmfit_fast.text.corpus import Corpus, Texts
 from ulmfit_fast.text.tokenizer import Tokenizer
 from ulmfit_fast.training.checkpoint import load_model, save_model
-from ulmfit_fast.training.config import TrainConfig
+from ulmfit_fast.training.config import StageName, TrainConfig
 from ulmfit_fast.training.device import check_cuda_graphs, choose_device
 from ulmfit_fast.training.documents import labelled_batches
 from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, predictions
@@ -21,6 +21,7 @@ from ulmfit_fast.training.graphs import CudaRecorder
 from ulmfit_fast.training.inference import InferenceCopy
 from ulmfit_fast.training.loop import StageResult
 from ulmfit_fast.training.observer import Observer
+from ulmfit_fast.training.plan import StagePlan
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
 from ulmfit_fast.training.restore import describe_model, restore_model, settings_of
 from ulmfit_fast.training.resume import Checkpoints
@@ -86,6 +87,7 @@ class ULMFiTTrainer(StageMakers):
         self.classifier: TextClassifier | None = None
         self.labels: list[str] = []
         self.text_columns: tuple[str, ...] = ()
+        self.plans: dict[StageName, StagePlan] = {}
         self._copies = InferenceCopy()
         if isinstance(checkpoints, str | Path):
             checkpoints = Checkpoints(Path(checkpoints))
