@@ -92,7 +92,7 @@ def test_a_recipe_is_a_plan() -> None:
     ids=["none", "too many", "above all", "nothing trains"],
 )
 def test_a_plan_for_another_model_is_refused(phases: tuple[Phase, ...]) -> None:
-    with pytest.raises(InputError, match="plan has no phase|layer groups"):
+    with pytest.raises(InputError, match=r"plan has no phase|layer groups"):
         train(StagePlan(phases))
 
 

@@ -15,7 +15,7 @@ ScheduleName = Literal["slanted_triangular", "one_cycle", "constant", "cosine"]
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Which layers of a stage train when, and how fast; `trainer.plans` takes the place of a recipe.
+    """Which layers of a stage train when, and how fast; in `trainer.plans` in place of a recipe.
 
     Attributes:
         phases: one after the other; their epochs are those of the stage.

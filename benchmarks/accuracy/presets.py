@@ -1,0 +1,122 @@
+"""How much each preset trains: paper (as published), fast (a GPU's hour), tiny (two CPU cores).
+
+Epochs, sizes and rates of "paper" are the papers'. Those of the others were set beforehand and
+tuned on nothing; where a figure chooses among settings it does so on a validation part, and the
+record says which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ulmfit_fast import TrainConfig
+from ulmfit_fast.model import Dropouts
+
+#: Merity et al.: output, hidden, input, embedding, weight. Hidden 0.2 is of their command for
+#: WikiText-2 (their README), 0.3 of the default; PTB has input 0.4 and hidden 0.25.
+WIKITEXT_DROPOUTS = Dropouts(output=0.4, hidden=0.2, input=0.65, embed=0.1, weight=0.5)
+PTB_DROPOUTS = Dropouts(output=0.4, hidden=0.25, input=0.4, embed=0.1, weight=0.5)
+
+
+@dataclass(frozen=True)
+class LanguageModelPreset:
+    """A language model on WikiText-2 or PTB.
+
+    Attributes:
+        embed_size, hidden_size, n_layers: sizes.
+        epochs: passes over the training part.
+        batch_size: streams; PTB has 20 in Merity's README.
+        bptt: steps of a batch, around which its length is drawn.
+        drop_mult: factor of the published dropouts.
+    """
+
+    embed_size: int
+    hidden_size: int
+    n_layers: int
+    epochs: int
+    batch_size: int = 80
+    bptt: int = 70
+    drop_mult: float = 1.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of all tasks.
+
+    Attributes:
+        name: paper, fast or tiny.
+        size: of new ULMFiT models; a base has its own.
+        tokenizer: of new ULMFiT models, "word" or "subword".
+        max_vocab: largest vocabulary of those.
+        pretrain_epochs: over the Wikipedia parts.
+        lm_epochs: on a task's texts; with few texts, epochs are short.
+        classifier_epochs: gradual unfreezing included.
+        ablation_epochs: of the classifier, there and in the low-shot curve.
+        patience: epochs without a better validation result before a stage stops; 0 never stops.
+        train_rows: most training rows of a task; None for all.
+        lm_rows: most texts of its language model.
+        n_seeds: of ablations and baselines.
+        shots: labels of the low-shot curve.
+        language_model: WikiText-2 and PTB.
+    """
+
+    name: str
+    size: str
+    tokenizer: str
+    max_vocab: int
+    pretrain_epochs: int
+    lm_epochs: int
+    classifier_epochs: int
+    ablation_epochs: int
+    patience: int
+    train_rows: int | None
+    lm_rows: int | None
+    n_seeds: int
+    shots: tuple[int, ...]
+    language_model: LanguageModelPreset
+
+    def config(self, seed: int, *, classifier_epochs: int | None = None) -> TrainConfig:
+        """Return the paper's recipe with the epochs of this preset."""
+        batch = 64 if self.name != "tiny" else 32
+        config = TrainConfig.preset(
+            "paper", seed=seed, max_vocab=self.max_vocab, patience=self.patience
+        )
+        config = config.with_stage("pretrain", epochs=self.lm_epochs, batch_size=batch)
+        config = config.with_stage("language_model", epochs=self.lm_epochs, batch_size=batch)
+        return config.with_stage("classifier", epochs=classifier_epochs or self.classifier_epochs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+SHOTS = (50, 100, 200, 500, 1000, 2000, 4000)
+PRESETS = {
+    "paper": Preset(
+        "paper", "base", "word", 60_000, pretrain_epochs=10, lm_epochs=15, classifier_epochs=50,
+        ablation_epochs=50, patience=10, train_rows=None, lm_rows=None, n_seeds=5, shots=SHOTS,
+        language_model=LanguageModelPreset(400, 1150, 3, epochs=750),
+    ),
+    "fast": Preset(
+        "fast", "small", "subword", 30_000, pretrain_epochs=2, lm_epochs=6, classifier_epochs=12,
+        ablation_epochs=12, patience=0, train_rows=None, lm_rows=None, n_seeds=5, shots=SHOTS,
+        language_model=LanguageModelPreset(400, 1152, 3, epochs=40),
+    ),
+    "tiny": Preset(
+        "tiny", "tiny", "word", 30_000, pretrain_epochs=1, lm_epochs=4, classifier_epochs=10,
+        ablation_epochs=8, patience=0, train_rows=5_000, lm_rows=5_000, n_seeds=5,
+        shots=(100, 200, 500, 1000),
+        language_model=LanguageModelPreset(100, 256, 2, epochs=3, batch_size=20, drop_mult=0.5),
+    ),
+}  # fmt: skip
+
+
+def quick(preset: Preset) -> Preset:
+    """Return settings with which everything runs within seconds, and nothing is learnt."""
+    return replace(
+        preset, name=f"{preset.name}-quick", size="tiny", max_vocab=400, pretrain_epochs=1,
+        lm_epochs=1, classifier_epochs=2, ablation_epochs=2, train_rows=60, lm_rows=60, n_seeds=2,
+        shots=(20, 40),
+        language_model=LanguageModelPreset(16, 24, 2, epochs=2, batch_size=4, bptt=10),
+    )  # fmt: skip
