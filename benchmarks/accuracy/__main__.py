@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     found.add_argument("task", choices=(*TASKS, "prepare", "table", "plot", "list"))
-    found.add_argument("of", nargs="*", choices=tuple(TASKS), help="tasks that list shall list")
+    found.add_argument("of", nargs="*", metavar="TASK", help="tasks that list shall list")
     found.add_argument("--data", type=Path, default=Path("../shared/data"))
     found.add_argument("--preset", choices=tuple(PRESETS), default="tiny")
     found.add_argument("--work", type=Path, default=Path("build/accuracy"), help="checkpoints")
@@ -112,6 +112,8 @@ def work(options: argparse.Namespace) -> int:
         return 0
     if options.task == "list":
         for task in options.of or TASKS:
+            if task not in TASKS:
+                raise InputError(f"no task {task!r} to list: choose of {', '.join(TASKS)}")
             for unit in wanted(options, preset, task):
                 there = "there" if unit.file(options.results).is_file() else "-"
                 sys.stdout.write(f"{task:16}{unit.name:50}{there}\n")

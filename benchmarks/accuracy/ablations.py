@@ -16,13 +16,13 @@ from .plans import VARIANTS
 from .presets import Preset
 from .record import Unit
 from .splits import SPLIT_SEED, draw, split
-from .tasks import notes, read_dataset, skipped
+from .tasks import config_of, notes, read_dataset, skipped
 
 DATASETS = ("trec", "imdb")
 IMDB_ROWS, IMDB_MEASURED = 2000, 5000
 
 
-def parts_of(found: Dataset, preset: Preset, *, quick: bool) -> Parts:
+def parts_of(found: Dataset, *, quick: bool) -> Parts:
     """Return rows to train on, to choose by and to measure, disjoint, all from the training set."""
     rows = found.train
     if found.name == "imdb":
@@ -35,7 +35,7 @@ def parts_of(found: Dataset, preset: Preset, *, quick: bool) -> Parts:
         measured, valid, train = split(rows, 0.1, 0.1)
     if quick:
         train, valid, measured = (draw(part, 40, SPLIT_SEED) for part in (train, valid, measured))
-    return Parts(train, valid, measured, train.texts[: preset.lm_rows])
+    return Parts(train, valid, measured, train.texts)
 
 
 def units(options: argparse.Namespace, preset: Preset) -> Iterator[Unit]:
@@ -44,9 +44,9 @@ def units(options: argparse.Namespace, preset: Preset) -> Iterator[Unit]:
         if options.dataset and name not in options.dataset:
             continue
         found = read_dataset(options, name)
-        parts = parts_of(found, preset, quick=options.quick)
+        parts = parts_of(found, quick=options.quick)
         for seed in options.seeds or range(preset.n_seeds):
-            config = preset.config(seed, classifier_epochs=preset.ablation_epochs)
+            config = config_of(preset, seed, parts, preset.ablation_epochs)
             for variant, what in VARIANTS.items():
                 if what.needs_base and options.base is None:
                     skipped(f"ablations {name} {variant}", "no pretrained model; give --base")

@@ -8,6 +8,7 @@ lists; the test rows are answered once. Times are of fitting with the chosen set
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import time
 import zlib
@@ -15,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,7 +136,7 @@ class NGrams(nn.Module):
     def ids(self, text: str) -> Tensor:
         """Return the buckets of a text's words and pairs of words; int64, never empty."""
         words = _TOKEN.findall(text.lower()) or [""]
-        grams = [*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]
+        grams = [*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))]
         hashes = (zlib.crc32(gram.encode("utf-8", "replace")) for gram in grams)
         return torch.tensor([number % self.settings.buckets for number in hashes])
 

@@ -28,7 +28,7 @@ from ulmfit_fast.training.sizes import model_size
 from .data import Labelled, reversed_words, sha256_of
 from .intervals import of_error
 from .plans import Variant, classifier_plan, language_model_plan, plan_json
-from .record import as_json, say
+from .record import as_json, replacing, say
 
 #: Epochs of the classifier on a vanilla language model, and its dropout (paper, section 5.2).
 VANILLA_EPOCHS, VANILLA_DROPOUT = 5, 0.4
@@ -221,13 +221,29 @@ def n_groups(base: Path | None, trainer: ULMFiTTrainer) -> int:
 def answers(
     run: Run, options: argparse.Namespace, work: Path
 ) -> tuple[np.ndarray, list[str], dict[str, Any]]:
-    """Train a run, or go on, and return its answers.
+    """Train a run, or go on, and return its answers; those of a finished run are kept in --work.
 
     Returns:
         probabilities: of every class for the texts to measure; shape [n, C].
         labels: names of the classes.
         facts: seconds, parameters, perplexity.
     """
+    key = hashlib.sha256(json.dumps(run.settings(), sort_keys=True).encode()).hexdigest()[:16]
+    kept = options.work / "answers" / f"{key}.npz"
+    if kept.is_file():
+        with np.load(kept, allow_pickle=False) as file:
+            return file["probabilities"], file["names"].tolist(), json.loads(str(file["facts"]))
+    found = train_and_answer(run, options, work)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(kept) as file:
+        np.savez(file, probabilities=found[0], names=np.array(found[1]), facts=json.dumps(found[2]))
+    return found
+
+
+def train_and_answer(
+    run: Run, options: argparse.Namespace, work: Path
+) -> tuple[np.ndarray, list[str], dict[str, Any]]:
+    """Train a run, or go on; arguments and results as for answers."""
     folder, lm_facts = language_model(run, options)
     config = run.trained_config()
     size, tokenizer = run.size
@@ -238,10 +254,7 @@ def answers(
         return ULMFiTTrainer.load(folder, config=config, **more)
 
     trainer = opened(work / "classifier", options, make)
-    if folder is None:
-        groups = model_size(size).n_layers + 2
-    else:
-        groups = n_groups(folder, trainer) + 1
+    groups = model_size(size).n_layers + 2 if folder is None else n_groups(folder, trainer) + 1
     epochs = config.classifier.epochs
     plan = classifier_plan(run.variant.classifier, groups, epochs)
     trainer.plans["classifier"] = plan

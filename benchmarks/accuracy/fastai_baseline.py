@@ -18,8 +18,9 @@ from ulmfit_fast.training.sizes import model_size
 from .baselines import Fitted, valid_of
 from .classify import Parts
 from .presets import Preset
+from .tasks import config_of
 
-#: Rates of fastai's notebooks for a language model from scratch, and for each phase of a classifier.
+#: Rates of fastai's notebooks: a language model from scratch, a classifier's first phase.
 LM_LR = 5e-3
 CLASSIFIER_LR = 2e-2
 
@@ -45,7 +46,8 @@ def fit(parts: Parts, seed: int, *, preset: Preset) -> Fitted:
         learn = train_classifier(parts, preset, vocab, folder)
     seconds = time.perf_counter() - began
     names = [str(name) for name in learn.dls.vocab[1]]
-    valid_error = 1 - float(learn.validate()[1])
+    with learn.no_bar(), learn.no_logging():
+        valid_error = 1 - float(learn.validate()[1])
     facts = {
         "chosen": {"epochs": preset.classifier_epochs},
         "valid_error": valid_error,
@@ -78,7 +80,7 @@ def train_language_model(parts: Parts, preset: Preset, folder: str) -> Any:
     """Train a language model, leave its encoder in the folder, and return its vocabulary."""
     from fastai.text.all import AWD_LSTM, awd_lstm_lm_config, language_model_learner
 
-    config = preset.config(0)
+    config = config_of(preset, 0, parts)
     texts = parts.language_model + valid_of(parts).texts
     table = frame(texts, [""] * len(texts), len(parts.language_model))
     batch_size = config.pretrain.batch_size
@@ -95,7 +97,7 @@ def train_classifier(parts: Parts, preset: Preset, vocab: Any, folder: str) -> A
     """Train a classifier on the encoder in the folder: top group first, then two, three, all."""
     from fastai.text.all import AWD_LSTM, accuracy, awd_lstm_clas_config, text_classifier_learner
 
-    valid, config = valid_of(parts), preset.config(0)
+    valid, config = valid_of(parts), config_of(preset, 0, parts)
     table = frame(
         parts.train.texts + valid.texts, parts.train.labels + valid.labels, len(parts.train)
     )

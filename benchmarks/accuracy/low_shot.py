@@ -15,6 +15,8 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ulmfit_fast.training.defaults import with_stage_length
+
 from .ablations import IMDB_MEASURED
 from .classify import Parts, Run, measure
 from .data import Dataset, Labelled
@@ -22,12 +24,10 @@ from .plans import VARIANTS
 from .presets import Preset
 from .record import Unit
 from .splits import SPLIT_SEED, draw, split
-from .tasks import notes, read_dataset, skipped
+from .tasks import config_of, notes, read_dataset, skipped
 
 DATASETS = ("trec", "imdb")
 KINDS = {"from-scratch": "from-scratch", "supervised": "ulmfit", "semi-supervised": "ulmfit"}
-#: A batch of this many rows at most, so that a hundred labels make some steps an epoch.
-SMALL_BATCH = 16
 
 
 def pools(found: Dataset, *, quick: bool) -> tuple[Labelled, Labelled]:
@@ -44,7 +44,7 @@ def units(options: argparse.Namespace, preset: Preset) -> Iterator[Unit]:
             continue
         found = read_dataset(options, name)
         measured, pool = pools(found, quick=options.quick)
-        all_texts = [*pool.texts, *found.unlabelled][: preset.lm_rows]
+        all_texts = [*pool.texts, *found.unlabelled][: preset.rows.get(name)]
         for seed in options.seeds or range(preset.n_seeds):
             for shots in (n for n in preset.shots if n < len(pool)):
                 train = draw(pool, shots, seed)
@@ -62,8 +62,10 @@ def unit(
     options: argparse.Namespace, preset: Preset, kind: str, parts: Parts, found: Dataset, seed: int
 ) -> Unit:
     """Return one point of one curve."""
-    config = replace(preset.config(seed, classifier_epochs=preset.ablation_epochs), patience=0)
-    config = config.with_stage("classifier", batch_size=SMALL_BATCH)
+    config = config_of(preset, seed, parts, preset.ablation_epochs)
+    # Batches small enough that a hundred labels make some steps, in "paper" too.
+    config = with_stage_length(config, "classifier", None, None, len(parts.train))
+    config = replace(config, patience=0)
     run = Run(parts, config, VARIANTS[KINDS[kind]], (preset.size, preset.tokenizer), options.base)
     shots = len(parts.train)
     return Unit(

@@ -7,11 +7,13 @@ record says which.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ulmfit_fast import TrainConfig
 from ulmfit_fast.model import Dropouts
+from ulmfit_fast.training.defaults import count_words, n_steps_with, with_stage_length
 
 #: Merity et al.: output, hidden, input, embedding, weight. Hidden 0.2 is of their command for
 #: WikiText-2 (their README), 0.3 of the default; PTB has input 0.4 and hidden 0.25.
@@ -54,8 +56,8 @@ class Preset:
         classifier_epochs: gradual unfreezing included.
         ablation_epochs: of the classifier, there and in the low-shot curve.
         patience: epochs without a better validation result before a stage stops; 0 never stops.
-        train_rows: most training rows of a task; None for all.
-        lm_rows: most texts of its language model.
+        rows: most training rows of a data set, and texts of its language model; without an
+            entry, all.
         n_seeds: of ablations and baselines.
         shots: labels of the low-shot curve.
         language_model: WikiText-2 and PTB.
@@ -70,21 +72,50 @@ class Preset:
     classifier_epochs: int
     ablation_epochs: int
     patience: int
-    train_rows: int | None
-    lm_rows: int | None
+    rows: dict[str, int]
     n_seeds: int
     shots: tuple[int, ...]
     language_model: LanguageModelPreset
 
-    def config(self, seed: int, *, classifier_epochs: int | None = None) -> TrainConfig:
-        """Return the paper's recipe with the epochs of this preset."""
-        batch = 64 if self.name != "tiny" else 32
+    def config(self, seed: int, epochs: int | None = None) -> TrainConfig:
+        """Return the paper's recipe with the epochs of this preset, or another number of them.
+
+        Args:
+            seed: of the runs.
+            epochs: of the classifier.
+        """
         config = TrainConfig.preset(
             "paper", seed=seed, max_vocab=self.max_vocab, patience=self.patience
         )
-        config = config.with_stage("pretrain", epochs=self.lm_epochs, batch_size=batch)
-        config = config.with_stage("language_model", epochs=self.lm_epochs, batch_size=batch)
-        return config.with_stage("classifier", epochs=classifier_epochs or self.classifier_epochs)
+        config = config.with_stage("pretrain", epochs=self.lm_epochs)
+        config = config.with_stage("language_model", epochs=self.lm_epochs)
+        return config.with_stage("classifier", epochs=epochs or self.classifier_epochs)
+
+    def config_for(
+        self, seed: int, texts: Sequence[str], n_rows: int, epochs: int | None = None
+    ) -> TrainConfig:
+        """Return config() with batches for so much text.
+
+        "paper" has the paper's batches; the others those that the library chooses, so that little
+        text still makes steps.
+
+        Args:
+            seed: of the runs.
+            texts: of the language model.
+            n_rows: of the classifier.
+            epochs: of the classifier.
+        """
+        config = self.config(seed, epochs)
+        if self.name == "paper":
+            return config
+        n_units = n_steps_with(config, count_words(texts))
+        for stage, n in (
+            ("pretrain", n_units),
+            ("language_model", n_units),
+            ("classifier", n_rows),
+        ):
+            config = with_stage_length(config, stage, None, None, n)  # type: ignore[arg-type]
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -95,17 +126,17 @@ SHOTS = (50, 100, 200, 500, 1000, 2000, 4000)
 PRESETS = {
     "paper": Preset(
         "paper", "base", "word", 60_000, pretrain_epochs=10, lm_epochs=15, classifier_epochs=50,
-        ablation_epochs=50, patience=10, train_rows=None, lm_rows=None, n_seeds=5, shots=SHOTS,
+        ablation_epochs=50, patience=10, rows={}, n_seeds=5, shots=SHOTS,
         language_model=LanguageModelPreset(400, 1150, 3, epochs=750),
     ),
     "fast": Preset(
         "fast", "small", "subword", 30_000, pretrain_epochs=2, lm_epochs=6, classifier_epochs=12,
-        ablation_epochs=12, patience=0, train_rows=None, lm_rows=None, n_seeds=5, shots=SHOTS,
+        ablation_epochs=12, patience=0, rows={}, n_seeds=5, shots=SHOTS,
         language_model=LanguageModelPreset(400, 1152, 3, epochs=40),
     ),
     "tiny": Preset(
-        "tiny", "tiny", "word", 30_000, pretrain_epochs=1, lm_epochs=4, classifier_epochs=10,
-        ablation_epochs=8, patience=0, train_rows=5_000, lm_rows=5_000, n_seeds=5,
+        "tiny", "tiny", "word", 30_000, pretrain_epochs=1, lm_epochs=10, classifier_epochs=15,
+        ablation_epochs=12, patience=0, rows={"imdb": 2_000, "ag": 5_000}, n_seeds=5,
         shots=(100, 200, 500, 1000),
         language_model=LanguageModelPreset(100, 256, 2, epochs=3, batch_size=20, drop_mult=0.5),
     ),
@@ -114,9 +145,10 @@ PRESETS = {
 
 def quick(preset: Preset) -> Preset:
     """Return settings with which everything runs within seconds, and nothing is learnt."""
+    rows = dict.fromkeys(("trec", "imdb", "ag"), 60)
     return replace(
         preset, name=f"{preset.name}-quick", size="tiny", max_vocab=400, pretrain_epochs=1,
-        lm_epochs=1, classifier_epochs=2, ablation_epochs=2, train_rows=60, lm_rows=60, n_seeds=2,
+        lm_epochs=1, classifier_epochs=2, ablation_epochs=2, rows=rows, n_seeds=2,
         shots=(20, 40),
         language_model=LanguageModelPreset(16, 24, 2, epochs=2, batch_size=4, bptt=10),
     )  # fmt: skip

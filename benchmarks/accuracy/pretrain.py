@@ -37,7 +37,7 @@ from .data import WIKI_PARTS, excluded_ids, read_text, reversed_words, wiki_arti
 from .presets import Preset
 from .record import Unit, say
 
-VALID_ONE_IN = 100
+VALID_ONE_IN, QUICK_VALID_ONE_IN = 100, 5
 #: Articles of each part with --quick, and parts that the tiny preset reads.
 QUICK_ARTICLES = 30
 TINY_PARTS = ("AA",)
@@ -63,10 +63,10 @@ class Prepared:
     facts: dict[str, Any]
 
 
-def is_for_validation(number: str) -> bool:
-    """Say whether an article is held out; by its id alone, so in every run."""
+def is_for_validation(number: str, one_in: int = VALID_ONE_IN) -> bool:
+    """Say whether an article is held out, as one in so many is; by its id, so in every run."""
     digest = hashlib.sha256(number.encode()).digest()
-    return int.from_bytes(digest[:4], "big") % VALID_ONE_IN == 0
+    return int.from_bytes(digest[:4], "big") % one_in == 0
 
 
 class Articles:
@@ -83,11 +83,12 @@ class Articles:
         self._n: int | None = None
 
     def __iter__(self) -> Iterator[str]:
+        one_in = QUICK_VALID_ONE_IN if self.options.quick else VALID_ONE_IN
         for part in self.parts:
             for n, (number, text) in enumerate(wiki_articles(self.options.data, [part])):
                 if self.options.quick and n >= QUICK_ARTICLES:
                     break
-                if is_for_validation(number) == self.held_out:
+                if is_for_validation(number, one_in) == self.held_out:
                     backward = self.options.direction == "backward"
                     yield reversed_words(text) if backward else text
 
@@ -134,6 +135,8 @@ def prepare(options: argparse.Namespace, preset: Preset) -> Prepared:
             say(f"prepare: writing ids to {name}")
             cache = folder / name
             shutil.rmtree(cache, ignore_errors=True)
+            if not len(texts):
+                raise InputError(f"{', '.join(parts)}: no article for {name}: give --parts more")
             corpus = Corpus.build(texts, tokenizer, cache)
             found[name] = {
                 "n_articles": len(corpus), "n_tokens": corpus.n_tokens,
@@ -163,7 +166,8 @@ def opened(cache: Path) -> Corpus:
 
 def config_of(preset: Preset, seed: int) -> TrainConfig:
     """Return the settings of pretraining."""
-    return preset.config(seed).with_stage("pretrain", epochs=preset.pretrain_epochs)
+    config = preset.config(seed).with_stage("pretrain", epochs=preset.pretrain_epochs)
+    return config.with_stage("pretrain", batch_size=32) if preset.size == "tiny" else config
 
 
 def train(

@@ -10,11 +10,12 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import machine
 
@@ -130,8 +131,16 @@ def run(unit: Unit, options: argparse.Namespace) -> bool:
 def write(file: Path, record: dict[str, Any]) -> None:
     """Write a record, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as partial:
+        partial.write((json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes another's place once it is written."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    with open(partial, "wb") as opened:
+        yield opened
     os.replace(partial, file)
 
 

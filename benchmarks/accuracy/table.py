@@ -70,12 +70,12 @@ def language_models(records: Records) -> list[str]:
             there = f"{valid} / {test}" if recipe == "nt-asgd" else ""
             cells = []
             for preset in PRESETS:
-                found = pick(
+                here = pick(
                     records, "language-model", dataset=corpus, variant=recipe, preset=preset
                 )
                 pairs = [
-                    f"{r['metrics']['valid_perplexity']:.1f} / {r['metrics']['test_perplexity']:.1f}"
-                    for r in found
+                    f"{found['valid_perplexity']:.1f} / {found['test_perplexity']:.1f}"
+                    for found in (record["metrics"] for record in here)
                 ]
                 cells.append("; ".join(pairs) or MISSING)
             rows.append([corpus, recipe, there, *cells])
@@ -124,26 +124,11 @@ def classification(records: Records, name: str) -> list[str]:
         for r in pick(records, (name, "baselines"), dataset=name)
         if "parts" in r["settings"] and r["preset"] in PRESETS
     }
-    said = "; ".join(f"{preset}: {n:,} rows to train on" for preset, n in sorted(counts))
+    said = [f"{preset}: {n:,} rows to train on" for preset, n in sorted(counts)]
+    remarks = [f"Published: {note}."] if note else []
+    remarks += [f"Here: {'; '.join(said)}."] if said else []
     lines = [f"### {TITLES[name]}", "", *table(head, rows)]
-    return [
-        *lines,
-        *(
-            [
-                "",
-                " ".join(
-                    x
-                    for x in (
-                        note and f"Published: {note}.",
-                        said and f"{said[0].upper()}{said[1:]}.",
-                    )
-                    if x
-                ),
-            ]
-            if note or said
-            else []
-        ),
-    ]
+    return [*lines, "", " ".join(remarks)] if remarks else lines
 
 
 def ablations(records: Records, name: str) -> list[str]:

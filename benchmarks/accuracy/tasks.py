@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from ulmfit_fast import TrainConfig
+
 from .classify import Parts, Run, measure, measure_both
 from .data import READERS, Dataset, Labelled
 from .plans import VARIANTS
@@ -34,15 +36,20 @@ def limited(rows: Labelled, n: int | None) -> Labelled:
 
 def train_parts(found: Dataset, preset: Preset) -> tuple[Labelled, Labelled]:
     """Return the rows to train on and those that settings and epochs are chosen by."""
-    valid, train = split(limited(found.train, preset.train_rows), VALID_SHARE)
+    valid, train = split(limited(found.train, preset.rows.get(found.name)), VALID_SHARE)
     return train, valid
 
 
 def parts_of(found: Dataset, preset: Preset) -> Parts:
     """Return the parts of a figure on the test set."""
     train, valid = train_parts(found, preset)
-    texts = [*train.texts, *found.unlabelled][: preset.lm_rows]
+    texts = [*train.texts, *found.unlabelled][: preset.rows.get(found.name)]
     return Parts(train, valid, found.test, texts)
+
+
+def config_of(preset: Preset, seed: int, parts: Parts, epochs: int | None = None) -> TrainConfig:
+    """Return the settings of a preset for these parts."""
+    return preset.config_for(seed, parts.language_model, len(parts.train), epochs)
 
 
 def skipped(what: str, why: str) -> None:
@@ -56,7 +63,7 @@ def units(options: argparse.Namespace, preset: Preset, name: str) -> Iterator[Un
     parts = parts_of(found, preset)
     size = preset.size, preset.tokenizer
     for seed in options.seeds or (0,):
-        config = preset.config(seed)
+        config = config_of(preset, seed, parts)
         for variant in MAIN_VARIANTS:
             if VARIANTS[variant].needs_base and options.base is None:
                 skipped(f"{name} {variant}", "no pretrained model; give --base FOLDER")
@@ -75,8 +82,8 @@ def both(options: argparse.Namespace, preset: Preset, found: Dataset, seed: int)
     parts, size = parts_of(found, preset), (preset.size, preset.tokenizer)
     base: Path = options.base_backward
     runs = (
-        Run(parts, preset.config(seed), VARIANTS["ulmfit"], size, options.base),
-        Run(parts.backward(), preset.config(seed), VARIANTS["ulmfit"], size, base),
+        Run(parts, config_of(preset, seed, parts), VARIANTS["ulmfit"], size, options.base),
+        Run(parts.backward(), config_of(preset, seed, parts), VARIANTS["ulmfit"], size, base),
     )
     settings = {"forward": runs[0].settings(), "backward": runs[1].settings(), **notes(found)}
     return Unit(
