@@ -13,7 +13,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -31,6 +31,8 @@ from .tasks import notes, parts_of, read_dataset, skipped
 DATASETS = ("trec", "imdb", "ag")
 #: Inverse strengths of the L2 penalty of a logistic regression, least to most.
 C_GRID = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+#: With more rows than this an n-gram counts from its second text on: millions of them have one.
+MANY_ROWS = 10_000
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 #: Returns the probabilities [n, C] of texts.
 Answer = Callable[[Sequence[str]], np.ndarray]
@@ -94,8 +96,9 @@ def fit_tfidf(parts: Parts, seed: int) -> Fitted:
 
     began = time.perf_counter()
     vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, token_pattern=_TOKEN.pattern
-    )
+        ngram_range=(1, 2), sublinear_tf=True, token_pattern=_TOKEN.pattern,
+        min_df=2 if len(parts.train) > MANY_ROWS else 1,
+    )  # fmt: skip
     vectorizer.fit(parts.train.texts)
     seconds = time.perf_counter() - began
     fitted = logistic_regression(vectorizer.transform, parts.train, valid_of(parts))
@@ -252,6 +255,10 @@ def units(options: argparse.Namespace, preset: Preset) -> Iterator[Unit]:
             seeds = options.seeds or range(preset.n_seeds if is_random else 1)
             for seed in seeds if is_random else seeds[:1]:
                 settings: dict[str, Any] = {"baseline": baseline, "parts": parts.content()}
+                settings["numbers"] = {
+                    "tfidf": {"C": C_GRID, "n_grams": 2, "many_rows": MANY_ROWS},
+                    "ngrams": asdict(NGramSettings()),
+                }.get(baseline)
                 if baseline == "fastai":
                     settings["preset"] = preset.to_dict()
                 if baseline == "sentences":
