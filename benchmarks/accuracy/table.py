@@ -24,9 +24,9 @@ TITLES = {"trec": "TREC-6", "imdb": "IMDb", "ag": "AG News"}
 CLASSIFICATION = {
     "ulmfit-both": "ULMFiT, both directions",
     "ulmfit": "ULMFiT, one direction",
-    "no-pretraining": "its language model from the target texts alone",
-    "from-scratch": "its classifier from random weights",
-    "fastai": "fastai, as the line before the last",
+    "no-pretraining": "ULMFiT, language model from the target texts alone",
+    "from-scratch": "its classifier from random weights, no language model",
+    "fastai": "fastai, language model from the target texts alone",
     "tfidf": "TF-IDF, logistic regression",
     "ngrams": "bag of hashed n-grams (fastText's model)",
     "sentences": "sentence embeddings, logistic regression",
