@@ -21,9 +21,9 @@ def write(folder: Path, name: str, text: str, encoding: str = "utf-8") -> None:
     (folder / f"{name}.xz").write_bytes(lzma.compress(text.encode(encoding)))
 
 
-def questions(rng: random.Random, n: int) -> str:
+def questions(rng: random.Random, n: int, first: int = 0) -> str:
     rows = []
-    for i in range(n):
+    for i in range(first, first + n):
         label = rng.choice(list(NOUNS))
         words = f"{rng.choice(NOUNS[label])} {rng.choice(THINGS)} {i}"
         rows.append(f"{label}:x {words} ?")
@@ -91,7 +91,7 @@ def make_data(folder: Path, n: int = 120) -> Path:
     rng = random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
     write(folder, "trec_train_5500.label", questions(rng, n) + "HUM:x \xf0 same\n" * 2, "latin-1")
-    write(folder, "trec_TREC_10.label", questions(rng, 50), "latin-1")
+    write(folder, "trec_TREC_10.label", questions(rng, 50, n), "latin-1")
     write_imdb(folder, rng, n)
     write_ag(folder, rng, n)
     write_wiki(folder, rng, 40)

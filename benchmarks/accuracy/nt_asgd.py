@@ -60,7 +60,7 @@ class NonMonotone:
 
     def add(self, loss: float) -> bool:
         """Take an epoch's validation loss; return whether to begin averaging."""
-        earlier = self.losses[: len(self.losses) - self.n]
+        earlier = self.losses[: max(0, len(self.losses) - self.n)]
         self.losses.append(loss)
         return bool(earlier) and loss > min(earlier)
 
