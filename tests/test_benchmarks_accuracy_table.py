@@ -12,7 +12,7 @@ from conftest import ROOT
 from benchmarks.accuracy import intervals, plot, record, table
 from benchmarks.accuracy.__main__ import base_of, main
 
-MACHINE = {"cpu": "Some CPU", "threads": 2}
+MACHINE = {"cpu": "Some CPU", "threads": 2, "load_at_start": 3.25}
 
 
 def put(folder: Path, task: str, variant: str, seed: int = 0, **more: Any) -> None:
@@ -69,7 +69,8 @@ def test_perplexities_stand_beside_the_published_ones(tmp_path: Path) -> None:
     text = table.text_of(tmp_path)
     expected = "not yet measured | not yet measured | 101.3 / 95.0 |"
     assert f"| wikitext-2 | nt-asgd | 68.6 / 65.8 | {expected}" in text
-    assert "- language-model: 1 record, Some CPU, 2 threads; 2026-11-25; commit 0123456789" in text
+    where = "- language-model: 1 record, Some CPU, 2 threads; 2026-11-25; commit 0123456789; "
+    assert f"{where}**busy machine, load up to 3.2**" in text
 
 
 def test_an_order_that_is_not_the_papers_is_said(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def fits(options: argparse.Namespace, preset: Preset) -> dict[str, Any]:
     found["tfidf"] = missing or fit_tfidf
     found["ngrams"] = fit_ngrams
     found["fastai"] = (
-        partial(fastai_baseline.fit, preset=preset)
+        partial(fastai_baseline.fit, preset=preset, device=options.device)
         if find_spec("fastai")
         else "fastai is not installed"
     )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ulmfit_fast.training.config import TrainConfig
+from ulmfit_fast.training.device import choose_device
 from ulmfit_fast.training.sizes import model_size
 
 from .baselines import Fitted, valid_of
@@ -35,10 +36,11 @@ def architecture(base: dict[str, Any], size: str, drop_mult: float) -> dict[str,
     }  # fmt: skip
 
 
-def fit(parts: Parts, seed: int, *, preset: Preset) -> Fitted:
+def fit(parts: Parts, seed: int, *, preset: Preset, device: str | None) -> Fitted:
     """Train fastai's language model and classifier."""
-    from fastai.text.all import set_seed
+    from fastai.text.all import default_device, set_seed
 
+    default_device(use=choose_device(device).type == "cuda")
     set_seed(seed, reproducible=True)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -36,11 +36,14 @@ from .classify import Epochs, hash_of
 from .data import WIKI_PARTS, excluded_ids, read_text, reversed_words, wiki_articles
 from .presets import Preset
 from .record import Unit, say
+from .tasks import skipped
 
 VALID_ONE_IN, QUICK_VALID_ONE_IN = 100, 5
 #: Articles of each part with --quick, and parts that the tiny preset reads.
 QUICK_ARTICLES = 30
 TINY_PARTS = ("AA",)
+#: Written last: what it stands beside is whole.
+FACTS = "prepared.json"
 WIKITEXT_PARTS = ("valid", "test")
 
 
@@ -121,7 +124,7 @@ def prepare(options: argparse.Namespace, preset: Preset) -> Prepared:
         InputError: a part is missing.
     """
     folder, parts = folder_of(options, preset), parts_of(options, preset)
-    facts_file = folder / "prepared.json"
+    facts_file = folder / FACTS
     if not facts_file.is_file():
         train, valid = (Articles(options, parts, held_out) for held_out in (False, True))
         say(f"prepare: counting the words of {', '.join(parts)}")
@@ -251,6 +254,9 @@ def on_wikitext(trainer: ULMFiTTrainer, options: argparse.Namespace) -> dict[str
 
 def units(options: argparse.Namespace, preset: Preset) -> Iterator[Unit]:
     """Yield the pretraining, and the evaluation of --base where one is given."""
+    if options.task == "list" and not (folder_of(options, preset) / FACTS).is_file():
+        skipped("pretrain", "the ids are not there yet: prepare makes them")
+        return
     prepared = prepare(options, preset)
     for seed in options.seeds or (0,):
         settings = {
@@ -269,7 +275,8 @@ def units(options: argparse.Namespace, preset: Preset) -> Iterator[Unit]:
 def base_units(options: argparse.Namespace, preset: Preset) -> Iterator[Unit]:
     """Yield the evaluation of a base that was trained elsewhere."""
     if options.base is None:
-        raise InputError("no pretrained model to measure: give --base FOLDER")
+        skipped("base", "no pretrained model to measure; give --base FOLDER")
+        return
     trainer = ULMFiTTrainer.load(options.base, device=options.device)
     model = trainer.language_model
     if model is None:

@@ -20,6 +20,7 @@ from typing import IO, Any
 import machine
 
 from ulmfit_fast.errors import InputError
+from ulmfit_fast.training.device import choose_device
 
 SCHEMA = 1
 #: What every record has.
@@ -112,7 +113,7 @@ def run(unit: Unit, options: argparse.Namespace) -> bool:
         "schema": SCHEMA,
         **machine.origin(),
         "command": command(options),
-        "machine": described(options.device or "cpu"),
+        "machine": described(choose_device(options.device).type),
         "task": unit.task,
         "dataset": unit.dataset,
         "variant": unit.variant,

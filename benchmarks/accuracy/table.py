@@ -215,18 +215,26 @@ def at(records: Records, kind: str, shots: int) -> Records:
 
 def origins(records: Records) -> list[str]:
     """Return where the records come from: machines, dates and commits."""
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for record in records:
         of = record["machine"]
         where = of.get("gpu") or f"{of['cpu']}, {of['threads']} threads"
         commit = (record["commit"] or "unknown")[:10] + (" with changes" if record["dirty"] else "")
-        groups[record["task"], where, record["date"], commit].append(record["variant"])
+        load = 0.0 if of.get("gpu") else of.get("load_at_start", 0.0)
+        groups[record["task"], where, record["date"], commit].append(load)
     lines = [
-        f"- {task}: {len(names)} record{'s' if len(names) > 1 else ''}, {where}; {date}; "
-        f"commit {commit}"
-        for (task, where, date, commit), names in sorted(groups.items())
+        f"- {task}: {len(loads)} record{'s' if len(loads) > 1 else ''}, {where}; {date}; "
+        f"commit {commit}{busy(loads)}"
+        for (task, where, date, commit), loads in sorted(groups.items())
     ]
     return ["### Where they come from", "", *lines] if lines else []
+
+
+def busy(loads: Sequence[float]) -> str:
+    """Say that times are not to be compared, where other work ran beside."""
+    if max(loads) <= machine.BUSY_LOAD:
+        return ""
+    return f"; **busy machine, load up to {max(loads):.1f}**: its times say little"
 
 
 def text_of(results: Path) -> str:
