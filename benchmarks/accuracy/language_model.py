@@ -40,6 +40,8 @@ EOS = "<eos>"
 EVALUATION_STREAMS = 10
 ALPHA, BETA = 2.0, 1.0
 PARTS = ("train", "valid", "test")
+#: Steps between two looks at the loss.
+READ_EVERY = 20
 #: Attributes of a training that are numbers.
 PROGRESS = (
     *("epoch", "batch", "n_steps", "n_tokens", "epochs", "epoch_sum", "epoch_tokens", "seconds"),
@@ -122,6 +124,7 @@ class Training:
         n_steps = sum(self.stream.n_batches(epoch) for epoch in range(sizes["epochs"]))
         self.recipe = make_recipe(settings["recipe"], self.model, sizes["bptt"], n_steps)
         self.epoch = self.batch = self.n_steps = self.n_tokens = self.epoch_tokens = 0
+        self.unread = torch.zeros((), dtype=torch.float64, device=self.device)
         self.state: EncoderState | None = None
         self.best: dict[str, torch.Tensor] = {}
         self.best_loss = math.inf
@@ -151,17 +154,28 @@ class Training:
             for ids, targets in batches:
                 with self.precision.computing():
                     parts, self.state = self.model.loss(ids, targets, self.state, ALPHA, BETA)
-                loss = parts.cross_entropy.item()
-                if not math.isfinite(loss):
-                    raise TrainingError(f"epoch {self.epoch + 1}: the loss is {loss}: lower the lr")
                 parts.total.backward()
                 self.recipe.step(ids.shape[1])
-                self.epoch_sum += loss * ids.numel()
+                self.unread += parts.cross_entropy.double() * ids.numel()
                 self.epoch_tokens += ids.numel()
                 self.n_tokens += ids.numel()
                 self.n_steps += 1
                 self.batch += 1
+                if self.n_steps % READ_EVERY == 0:
+                    self._read()
                 self._keep()
+        self._read()
+
+    def _read(self) -> None:
+        """Add up the losses since the last time; waits for a GPU.
+
+        Raises:
+            TrainingError: one of them is not finite.
+        """
+        self.epoch_sum += self.unread.item()
+        self.unread.zero_()
+        if not math.isfinite(self.epoch_sum):
+            raise TrainingError(f"epoch {self.epoch + 1}: a loss is not finite: lower the rate")
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for ids, targets in self.stream.batches(self.epoch, self.batch):
@@ -206,6 +220,7 @@ class Training:
 
     def snapshot(self) -> Snapshot:
         """Return everything that goes on."""
+        self._read()
         self.seconds = time.perf_counter() - self._began
         optimizer = self.recipe.optimizer.state_dict()["state"]
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
