@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -36,6 +37,8 @@ def draw_costs(records: list[dict[str, Any]], folder: Path) -> Path | None:
     found = {name: points for name in TITLES if (points := costs(records, name))}
     if not found:
         return None
+    from matplotlib.ticker import NullFormatter
+
     figure, axes = new_figure(len(found))
     for row, (name, points) in zip(axes, found.items(), strict=True):
         for (variant, preset), (error, *cost) in points.items():
@@ -45,9 +48,16 @@ def draw_costs(records: list[dict[str, Any]], folder: Path) -> Path | None:
             for axis, x in zip(row, cost, strict=True):
                 axis.plot([x], [100 * error], "o")
                 axis.annotate(label, (x, 100 * error), xytext=(4, 4), textcoords="offset points")
-        for axis, title in zip(row, ("training, s", "an answer, ms"), strict=True):
+        for column, (axis, title) in enumerate(
+            zip(row, ("training, s", "an answer, ms"), strict=True)
+        ):
+            x = [cost[column] for _, *cost in points.values()]
             axis.set(xscale="log", xlabel=title, ylabel="test error, %", title=TITLES[name])
-            axis.margins(0.25)
+            axis.set_xlim(
+                10 ** math.floor(math.log10(min(x))), 10 ** math.ceil(math.log10(max(x) * 2))
+            )
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.margins(y=0.25)
     return save(figure, folder / "accuracy-cost.svg")
 
 
