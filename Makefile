@@ -67,6 +67,7 @@ lint: $(BUILT)
 	    done; \
 	else echo "left out: compilation of the CUDA sources (no nvcc)"; fi
 	$(BIN)/python benchmarks/report.py --check
+	$(BIN)/python -m benchmarks.accuracy table --check
 
 # The versions of requirements/peers.txt; nothing is built. --quiet would hide warnings from --strict.
 docs: $(INSTALLED)

@@ -87,11 +87,18 @@ class Phase:
         n_unfrozen: layer groups that train, counted from the top.
         epochs: at least 1.
         lr: largest learning rate of the top group.
+        n_above: groups at the top that stand still; those that train are counted below them.
     """
 
     n_unfrozen: int
     epochs: int
     lr: float
+    n_above: int = 0
+
+    def trained(self, n_groups: int) -> range:
+        """Return which of n_groups layer groups train, lowest first."""
+        end = n_groups - self.n_above
+        return range(end - self.n_unfrozen, end)
 
 
 def gradual_unfreezing(n_groups: int, epochs: int, rates: list[float]) -> list[Phase]:

@@ -28,9 +28,6 @@ from ulmfit_fast.commands.invocation import ARGUMENTS
 from ulmfit_fast.errors import InputError, RankLostError, TrainingError, TrainingStopped
 from ulmfit_fast.training import launch
 
-#: Verbs that torchrun may start several times.
-_SHARED = ("train", "pretrain")
-
 #: Verbs that torchrun may start in several processes.
 _SHARED = ("train", "pretrain")
 #: The last paragraph of a verb's docstring.

@@ -20,7 +20,7 @@ from ulmfit_fast.training.joining import here
 from ulmfit_fast.training.keeper import Keeper, Place, StageState
 from ulmfit_fast.training.micro_batches import RowLimit
 from ulmfit_fast.training.observer import Observer, Step
-from ulmfit_fast.training.plan import layer_decay, schedule, stage_phases
+from ulmfit_fast.training.plan import StagePlan, stage_plan
 from ulmfit_fast.training.ranked_steps import RankedSteps
 from ulmfit_fast.training.stage_state import Progress, StageParts, StageResult, Sums
 from ulmfit_fast.training.steps import Batch, EagerSteps, Metrics, Task
@@ -55,6 +55,10 @@ class Fit:
         from_scratch: whether the layers below the top are random.
         recorder: makes CUDA graphs of the steps, where the task is one for them; None makes none.
         keeper: keeps the state, and says when to stop; None keeps nothing.
+        plan: in place of the recipe's phases, rates and schedule; None takes those.
+
+    Raises:
+        InputError: the plan is of another number of layer groups.
     """
 
     def __init__(
@@ -66,17 +70,19 @@ class Fit:
         from_scratch: bool,
         recorder: Recorder | None = None,
         keeper: Keeper | None = None,
+        plan: StagePlan | None = None,
     ) -> None:
         self.task = task
         self.config = config
         self.settings: StageConfig = getattr(config, task.stage)
         self.observers = observers
         self.keeper = keeper or Keeper()
-        self.decay = layer_decay(config, task.stage, from_scratch)
         on_cpu = task.device.type == "cpu"
         self.read_every = CPU_STEPS_BETWEEN_READS if on_cpu else GPU_STEPS_BETWEEN_READS
         self.groups = task.model.layer_groups()
-        self.phases = stage_phases(config, task.stage, len(self.groups), from_scratch)
+        self.plan = plan or stage_plan(config, task.stage, len(self.groups), from_scratch)
+        self.plan.check(len(self.groups))
+        self.phases = self.plan.phases
         self.n_steps = sum(task.n_batches(epoch) for epoch in range(self.n_epochs))
         groups = layer_param_groups(
             self.groups,
@@ -151,15 +157,10 @@ class Fit:
     def describe(self) -> str:
         """Say in one line what the stage will do."""
         n_parameters = sum(p.numel() for p in self.task.model.parameters())
-        unfreezing = " then ".join(
-            f"{phase.epochs} epoch{'s' if phase.epochs > 1 else ''} of "
-            + ("all layers" if phase.n_unfrozen == len(self.groups) else f"top {phase.n_unfrozen}")
-            for phase in self.phases
-        )
         rate = f"lr {self.phases[0].lr:g}"
         return (
             f"{n_parameters / 1e6:.1f} M parameters in {self.task.precision.name}, "
-            f"{self.task.describe()}, {unfreezing}, {rate}"
+            f"{self.task.describe()}, {self.plan.describe(list(self.groups))}, {rate}"
         )
 
     def place(self) -> Place:
@@ -196,29 +197,22 @@ class Fit:
         while progress.epoch < self.n_epochs:
             if self.config.patience and progress.epochs_since_best >= self.config.patience:
                 return
-            phase, epochs = self._phase_of(progress.epoch)
+            phase, epochs = self.plan.phase_of(progress.epoch)
             if phase is not running:
                 running = phase
                 self._start_phase(phase)
             self._run_epoch(phase, epochs)
             self.keeper.keep(self.place(), self.capture)
 
-    def _phase_of(self, epoch: int) -> tuple[Phase, range]:
-        """Return the phase of an epoch, and its epochs."""
-        first = 0
-        for phase in self.phases:
-            if epoch < first + phase.epochs:
-                return phase, range(first, first + phase.epochs)
-            first += phase.epochs
-        raise IndexError(f"epoch {epoch} of {first}")
-
     def _start_phase(self, phase: Phase) -> None:
-        frozen = len(self.groups) - phase.n_unfrozen
-        for index, parameters in enumerate(self.groups.values()):
+        trained = phase.trained(len(self.groups))
+        self.frozen = {}
+        for index, (name, parameters) in enumerate(self.groups.items()):
             for parameter in parameters:
-                parameter.requires_grad_(index >= frozen)
+                parameter.requires_grad_(index in trained)
                 parameter.grad = None
-        self.frozen = dict.fromkeys(list(self.groups)[:frozen], 0.0)
+            if index not in trained:
+                self.frozen[name] = 0.0
         for group in self.optimizer.param_groups:
             group["frozen"] = group["layer"] in self.frozen  # so that a graph may leave them out
         self.steps.start_phase()
@@ -252,11 +246,12 @@ class Fit:
         n_batches = [self.task.n_batches(epoch) for epoch in epochs]
         first = sum(n_batches[: progress.epoch - epochs[0]])
         last = n_batches[progress.epoch - epochs[0]] - 1
-        largest = discriminative_rates(phase.lr, len(self.groups), self.decay)
+        largest = discriminative_rates(phase.lr, len(self.groups), self.plan.lr_decay)
         rates = dict(zip(self.groups, largest, strict=True))
         with closing(self.task.batches(progress.epoch, progress.batch)) as batches:
             for batch in batches:
-                multiplier, beta1 = schedule(self.config, first + progress.batch, sum(n_batches))
+                step = first + progress.batch
+                multiplier, beta1 = self.plan.at(step, sum(n_batches), self.config.betas[0])
                 multiplier *= progress.rate
                 now = {layer: rate * multiplier for layer, rate in rates.items()}
                 self._take_step(batch, now, beta1, is_last=progress.batch == last)

@@ -106,7 +106,7 @@ def find_learning_rate(
         with closing(_batches(fit, n_steps)) as batches:
             for step, batch in enumerate(batches):
                 rate = lowest * (highest / lowest) ** (step / n_steps)
-                rates = discriminative_rates(rate, len(fit.groups), fit.decay)
+                rates = discriminative_rates(rate, len(fit.groups), fit.plan.lr_decay)
                 by_layer = dict(zip(fit.groups, rates, strict=True))
                 set_rates(fit.optimizer, by_layer, config.betas)
                 loss = fit.steps.step(batch, None).cross_entropy.item()

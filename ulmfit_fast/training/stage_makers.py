@@ -17,6 +17,7 @@ from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 from ulmfit_fast.training.documents import class_names, labelled_batches, token_streams
 from ulmfit_fast.training.joining import here
 from ulmfit_fast.training.observer import tell_texts_done
+from ulmfit_fast.training.plan import StagePlan
 from ulmfit_fast.training.plotting import Plots
 from ulmfit_fast.training.sizes import model_size, new_language_model
 from ulmfit_fast.training.stages import Stage, Stages
@@ -38,6 +39,7 @@ class StageMakers(Plots):
     tokenizer: Tokenizer | None
     language_model: LanguageModel | None
     classifier: TextClassifier | None
+    plans: dict[StageName, StagePlan]
     _stages: Stages
 
     def _pretraining(self, texts: Texts, valid_texts: Texts | None) -> Stage:
@@ -46,6 +48,7 @@ class StageMakers(Plots):
             tokenizer=lambda: self._new_tokenizer(texts),
             model=self._new_language_model,
             task=partial(self._lm_task, "pretrain", (texts, valid_texts)),
+            plan=self.plans.get("pretrain"),
         )  # fmt: skip
 
     def _fine_tuning(self, texts: Texts, valid_texts: Texts | None) -> Stage:
@@ -63,6 +66,7 @@ class StageMakers(Plots):
             tokenizer=make_tokenizer,
             model=make_model,
             task=partial(self._lm_task, "language_model", (texts, valid_texts)),
+            plan=self.plans.get("language_model"),
         )  # fmt: skip
 
     def _classification(self, train: Labelled, valid: Labelled | None) -> Stage:
@@ -93,6 +97,7 @@ class StageMakers(Plots):
             model=make_model,
             task=make_task,
             labels=tuple(names),
+            plan=self.plans.get("classifier"),
         )  # fmt: skip
 
     def _new_tokenizer(self, texts: Texts) -> Tokenizer:
@@ -140,3 +145,8 @@ class StageMakers(Plots):
         if self.language_model is None or self.tokenizer is None:
             raise InputError("no language model to fine-tune: call pretrain or load one first")
         return self.language_model, self.tokenizer
+
+    def _trained_classifier(self) -> tuple[TextClassifier, Tokenizer]:
+        if self.classifier is None or self.tokenizer is None:
+            raise InputError("no classifier: call train_classifier, or load a classifier")
+        return self.classifier, self.tokenizer

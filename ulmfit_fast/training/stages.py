@@ -28,6 +28,7 @@ from ulmfit_fast.training.joining import here, is_first
 from ulmfit_fast.training.keeper import StageState
 from ulmfit_fast.training.loop import Fit, StageResult
 from ulmfit_fast.training.observer import Observer
+from ulmfit_fast.training.plan import StagePlan
 from ulmfit_fast.training.ranked_keeper import (
     keeper_of,
     say_other_number,
@@ -58,6 +59,7 @@ class Stage:
         model: makes the model, with the stage's seed.
         task: makes the task.
         labels: names of the classes.
+        plan: in place of the recipe's; None for the recipe's.
     """
 
     name: StageName
@@ -68,6 +70,7 @@ class Stage:
     model: Callable[[Tokenizer], Model]
     task: Callable[[Any, Tokenizer], Task]
     labels: tuple[str, ...] = ()
+    plan: StagePlan | None = None
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ class Stages:
                 keeper = keeper_of(self._checkpoints, frame, state, ranks, task.train.batch_size)
             fit = Fit(
                 task, stage.config, self._observers, from_scratch=from_scratch,
-                recorder=self._recorder, keeper=keeper,
+                recorder=self._recorder, keeper=keeper, plan=stage.plan,
             )  # fmt: skip
             self._is_begun = keeper is not None
             with together(ranks, fit.place, model, self._checkpoints):
@@ -310,7 +313,8 @@ def check_same(kept: dict[str, Any], now: dict[str, Any], checkpoints: Checkpoin
 
 def fingerprint(stage: Stage) -> dict[str, str]:
     """Return hashes of the settings and of the data of a stage."""
-    settings = json.dumps(stage.config.to_dict(), sort_keys=True)
+    plan = {} if stage.plan is None else {"plan": asdict(stage.plan)}
+    settings = json.dumps(stage.config.to_dict() | plan, sort_keys=True)
     digest = hashlib.sha256()
     for part in stage.data:
         digest.update(b"-" if part is None else b"+")

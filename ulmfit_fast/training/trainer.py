@@ -13,7 +13,7 @@ from ulmfit_fast.text.batches import ClassifierBatches
 from ulmfit_fast.text.corpus import Corpus, Texts
 from ulmfit_fast.text.tokenizer import Tokenizer
 from ulmfit_fast.training.checkpoint import load_model, save_model
-from ulmfit_fast.training.config import TrainConfig
+from ulmfit_fast.training.config import StageName, TrainConfig
 from ulmfit_fast.training.device import check_cuda_graphs, choose_device
 from ulmfit_fast.training.documents import labelled_batches
 from ulmfit_fast.training.evaluation import Evaluation, Prediction, evaluation, predictions
@@ -22,6 +22,7 @@ from ulmfit_fast.training.inference import InferenceCopy
 from ulmfit_fast.training.joining import is_first
 from ulmfit_fast.training.loop import StageResult
 from ulmfit_fast.training.observer import Observer
+from ulmfit_fast.training.plan import StagePlan
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
 from ulmfit_fast.training.restore import describe_model, restore_model, settings_of
 from ulmfit_fast.training.resume import Checkpoints
@@ -52,6 +53,7 @@ class ULMFiTTrainer(StageMakers):
         language_model: result of pretrain or finetune_lm.
         classifier: result of train_classifier.
         labels: names of the classes, in the order of the classifier's outputs.
+        plans: of stages, by name, in place of the recipe's phases, rates and schedule.
         text_columns: names of the columns that the texts came from; empty when unknown. Set by
             who reads the texts, saved and loaded with the model.
 
@@ -87,6 +89,7 @@ class ULMFiTTrainer(StageMakers):
         self.classifier: TextClassifier | None = None
         self.labels: list[str] = []
         self.text_columns: tuple[str, ...] = ()
+        self.plans: dict[StageName, StagePlan] = {}
         self._copies = InferenceCopy()
         if isinstance(checkpoints, str | Path):
             checkpoints = Checkpoints(Path(checkpoints))
@@ -342,8 +345,3 @@ class ULMFiTTrainer(StageMakers):
         self.language_model = model if isinstance(model, LanguageModel) else None
         self.classifier, self.labels = None, []
         return outcome.result
-
-    def _trained_classifier(self) -> tuple[TextClassifier, Tokenizer]:
-        if self.classifier is None or self.tokenizer is None:
-            raise InputError("no classifier: call train_classifier, or load a classifier")
-        return self.classifier, self.tokenizer
