@@ -185,6 +185,7 @@ void take_gradients(const Loss& loss, const C* lse, const C* row_grads, double g
 
 void run_gradients(Loss& loss, Tensor& d_hidden, int64_t first) {
   LossParams& params = loss.params;
+  if (!params.need_dh && !params.need_dw) return;  // nor is there memory for what they are made of
   const auto over_slices = [&](void (*pass)(const LossParams&, int64_t)) {
     fork_join(params.n_slices, 1, [&](int64_t from, int64_t to) {
       for (int64_t slice = from; slice < to; ++slice) pass(params, slice);

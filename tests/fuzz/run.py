@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=int, default=0, help="end after so long; 0: never")
     parser.add_argument("--corpus", type=Path, help="folder of inputs to begin with and add to")
     parser.add_argument("--results", type=Path, help="folder for a JSON of what was done")
     parser.add_argument("--input", help="run this input, in base64, without atheris")
@@ -62,6 +63,7 @@ def fuzz(options: argparse.Namespace) -> int:
     target.run(b"")  # whatever is made once
     atheris.Setup([
         sys.argv[0], f"-runs={options.runs}", f"-seed={options.seed}", f"-timeout={SECONDS}",
+        f"-max_total_time={options.seconds}",
         f"-rss_limit_mb={MEGABYTES}", f"-max_len={LONGEST_INPUT}", "-print_final_stats=1",
         f"-artifact_prefix={options.corpus.parent}/found-", "-len_control=0", str(options.corpus),
     ], target.run)  # fmt: skip
@@ -89,7 +91,7 @@ def watch(options: argparse.Namespace) -> int:
         corpus.mkdir(parents=True, exist_ok=True)
         command = [
             sys.executable, __file__, options.target, "--here", f"--runs={options.runs}",
-            f"--seed={options.seed}", f"--corpus={corpus}",
+            f"--seed={options.seed}", f"--corpus={corpus}", f"--seconds={options.seconds}",
         ]  # fmt: skip
         began, lines = time.monotonic(), []
         with subprocess.Popen(
