@@ -36,7 +36,7 @@ def size(rng: random.Random, least: int = 0) -> int:
 
 
 def normal(rng: random.Random, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Draw a tensor in some layout: in order, the other way round, with gaps, unaligned, one row."""
+    """Draw a tensor in order, the other way round, with gaps, or unaligned."""
     generator = torch.Generator().manual_seed(rng.randrange(2**31))
     x = torch.randn(shape, generator=generator).to(dtype)
     return laid_out(x, rng)
@@ -63,7 +63,7 @@ def seed(rng: random.Random) -> Tensor:
 
 
 def changed_tensor(x: Tensor, rng: random.Random) -> Any:
-    """Return something in the place of a tensor: of another dtype, shape, layout, device, or none."""
+    """Return something in the place of a tensor: of another dtype, shape, layout or device."""
     what = rng.randrange(20)
     changes: dict[int, Callable[[], Any]] = {
         0: lambda: x.to(rng.choice(DTYPES)),

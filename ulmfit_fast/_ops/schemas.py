@@ -97,7 +97,7 @@ def register_fake(op: str, fake: Callable[..., Any]) -> None:
         if "meta" in kinds and len(kinds) > 1:
             other = next(kind for kind in kinds if kind != "meta")
             raise RuntimeError(
-                f"{op}: {kinds['meta']} is on meta and has no values, {kinds[other]} is on {other}; "
+                f"{op}: {kinds['meta']} is on meta, without values, and {kinds[other]} on {other}; "
                 "move all tensors to one device"
             )
         return fake(*arguments, **keywords)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ulmfit_fast import _native
+from ulmfit_fast.functional.masks import check_floats, check_number, check_tensor
 from ulmfit_fast.reference import accumulation_dtype
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -50,6 +51,9 @@ def linear_cross_entropy(
     Source: specification in reference/loss.py; cf. Wijmans et al. 2024, arXiv:2411.09009.
     """
     _check(hidden, weight, bias, targets, reduction)
+    check_number("label_smoothing", label_smoothing)
+    if not isinstance(ignore_index, int) or abs(ignore_index) >= 2**63:
+        raise ValueError(f"ignore_index: expected a whole number, found {ignore_index!r:.40}")
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing: expected a share in [0, 1], found {label_smoothing}")
     device = hidden.device
@@ -77,6 +81,11 @@ def _check(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, reduction: str
 ) -> None:
     """Raise ValueError naming the first argument whose shape or device does not fit."""
+    check_tensor("hidden", hidden)
+    check_tensor("weight", weight)
+    check_tensor("targets", targets)
+    if bias is not None:
+        check_tensor("bias", bias)
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
         found = f"{list(hidden.shape)} and {list(weight.shape)}"
         raise ValueError(f"hidden, weight: expected shapes [N, E] and [V, E], found {found}")
@@ -101,6 +110,7 @@ def _check_dtypes(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raise ValueError unless weight and bias have one dtype, hidden's or the wider one."""
     if not hidden.is_floating_point():
         raise ValueError(f"hidden: expected a floating-point tensor, found {hidden.dtype}")
+    check_floats("hidden", hidden)
     wide = accumulation_dtype(hidden.dtype)
     if weight.dtype not in (hidden.dtype, wide):
         expected = f"expected {hidden.dtype} like hidden"
