@@ -247,7 +247,9 @@ Tensor embedding_dropout_backward(const Tensor& grad, const Tensor& ids, int64_t
   STD_TORCH_CHECK(n_rows >= 0, "n_rows: expected a number of rows, found ", n_rows);
   check_padding(padding_idx, n_rows);
   const int64_t E = grad.dim() > 0 ? grad.size(grad.dim() - 1) : 0;
-  STD_TORCH_CHECK(grad.dim() == ids.dim() + 1 && grad.numel() == ids.numel() * E,
+  const auto rows = ids.sizes(), found = grad.sizes();
+  STD_TORCH_CHECK(found.size() == rows.size() + 1 &&
+                      std::equal(rows.begin(), rows.end(), found.begin()),
                   "grad: expected shape [*ids.shape, E]");
   const LayerKernels& kernels = layer_kernels_cpu(check_dtype("grad", grad));
   const Tensor source = torch::stable::contiguous(grad), tokens = torch::stable::contiguous(ids);

@@ -20,7 +20,7 @@ DTYPES = (
 SIZES = (0, 1, 1, 2, 3, 5, 8, 17)
 ODD_SCALARS: tuple[Any, ...] = (
     None, -1, 0, 1, 2**62, -(2**63), 0.0, -0.0, -0.1, 0.5, 1.0, 1.5, 1e-300, 1e300,
-    float("nan"), float("inf"), -float("inf"), True, "none", "mean", "", "x\0", [], [0], [3, 1], 1j,
+    float("nan"), float("inf"), -float("inf"), "none", "mean", "", "x\0", [], [0], [3, 1], 1j,
 )  # fmt: skip
 
 

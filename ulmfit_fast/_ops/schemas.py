@@ -83,7 +83,7 @@ def register_fake(op: str, fake: Callable[..., Any]) -> None:
         op: name without the namespace.
         fake: makes the results.
     """
-    names = [part.split("=")[0].split()[-1] for part in SCHEMAS[op][1:].split(")")[0].split(", ")]
+    names = names_of(op)
 
     @wraps(fake)
     def checked(*arguments: Any, **keywords: Any) -> Any:
@@ -103,6 +103,11 @@ def register_fake(op: str, fake: Callable[..., Any]) -> None:
         return fake(*arguments, **keywords)
 
     torch.library.register_fake(f"ulmfit_fast::{op}", checked)
+
+
+def names_of(op: str) -> list[str]:
+    """Return the names of an op's arguments, in order."""
+    return [part.split()[-1] for part in SCHEMAS[op].rpartition(" -> ")[0][1:-1].split(", ")]
 
 
 def _tensors_of(value: Any) -> Iterator[Tensor]:

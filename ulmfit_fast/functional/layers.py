@@ -55,10 +55,8 @@ def embedding_dropout(
         check_seed(seed, "weight", weight.device)
     check_tensor("ids", ids, weight)
     check_ids(ids, len(weight))
-    if padding_idx is not None and not isinstance(padding_idx, int):
-        found = f"found {type(padding_idx).__name__}"
-        raise ValueError(f"padding_idx: expected a row of the table or None, {found}")
     if padding_idx is not None:
+        check_number("padding_idx", padding_idx)
         if not -len(weight) <= padding_idx < len(weight):
             found = f"found {padding_idx} for {len(weight)} rows"
             raise ValueError(f"padding_idx: expected a row of the table, {found}")

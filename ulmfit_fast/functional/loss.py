@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -57,7 +59,8 @@ def linear_cross_entropy(
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing: expected a share in [0, 1], found {label_smoothing}")
     device = hidden.device
-    if torch.is_autocast_enabled(device.type) and hidden.dtype != torch.float64:
+    has_values = device.type != "meta"  # nor has meta an autocast to ask about
+    if has_values and torch.is_autocast_enabled(device.type) and hidden.dtype != torch.float64:
         hidden = hidden.to(torch.get_autocast_dtype(device.type))
     _check_dtypes(hidden, weight, bias)
     if device.type == "cpu" and not torch.compiler.is_compiling():
@@ -69,7 +72,7 @@ def linear_cross_entropy(
     small = hidden.dtype == torch.float16
     at_once = device.type == "cpu" and torch.is_grad_enabled() and reduction != "none" and not small
     need_dw = weight.requires_grad or (bias is not None and bias.requires_grad)
-    with torch.autocast(device.type, enabled=False):
+    with torch.autocast(device.type, enabled=False) if has_values else nullcontext():
         loss: Tensor = torch.ops.ulmfit_fast.linear_cross_entropy_forward(
             hidden, weight, bias, targets, ignore_index, label_smoothing, reduction,
             at_once and hidden.requires_grad, at_once and need_dw,

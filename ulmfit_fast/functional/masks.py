@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ulmfit_fast import _native
 
-
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
