@@ -17,7 +17,10 @@ from ulmfit_fast.interop.model_card import Card, body
 from ulmfit_fast.report.html import write_report
 
 #: What a card without links is made of.
-SHOWN = {*["h1", "h2", "p", "pre", "code", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "strong", "em"]}
+SHOWN = {
+    *("h1", "h2", "p", "pre", "code", "table", "thead", "tbody", "tr", "th", "td"),
+    *("ul", "li", "strong", "em"),
+}
 #: The report's own: its code, and the texts of the cells as JSON.
 OWN_SCRIPTS = 2
 
