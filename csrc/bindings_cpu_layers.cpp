@@ -113,9 +113,12 @@ Tensor activation_regularization_backward(const Tensor& d_dropped, const Tensor&
   const LayerKernels& kernels = layer_kernels_cpu(check_dtype("x", x));
   const Tensor source = torch::stable::contiguous(x);
   const Tensor into = torch::stable::contiguous(d_dropped);
-  STD_TORCH_CHECK(
-      into.scalar_type() == x.scalar_type() && into.numel() == (seed.has_value() ? x.numel() : 0),
-      "d_dropped: expected x's dtype and shape, or [0] without a seed");
+  const auto found = d_dropped.sizes(), expected = x.sizes();
+  const bool fits = seed.has_value()
+                        ? std::equal(found.begin(), found.end(), expected.begin(), expected.end())
+                        : into.numel() == 0;
+  STD_TORCH_CHECK(into.scalar_type() == x.scalar_type() && fits,
+                  "d_dropped: expected x's dtype and shape, or [0] without a seed");
   Tensor dx = output_like(source);
   SequenceParams params = describe(source, drop_p, seed);
   params.d_dropped = into.const_data_ptr();
@@ -248,9 +251,9 @@ Tensor embedding_dropout_backward(const Tensor& grad, const Tensor& ids, int64_t
   check_padding(padding_idx, n_rows);
   const int64_t E = grad.dim() > 0 ? grad.size(grad.dim() - 1) : 0;
   const auto rows = ids.sizes(), found = grad.sizes();
-  STD_TORCH_CHECK(found.size() == rows.size() + 1 &&
-                      std::equal(rows.begin(), rows.end(), found.begin()),
-                  "grad: expected shape [*ids.shape, E]");
+  STD_TORCH_CHECK(
+      found.size() == rows.size() + 1 && std::equal(rows.begin(), rows.end(), found.begin()),
+      "grad: expected shape [*ids.shape, E]");
   const LayerKernels& kernels = layer_kernels_cpu(check_dtype("grad", grad));
   const Tensor source = torch::stable::contiguous(grad), tokens = torch::stable::contiguous(ids);
   EmbeddingParams params = describe_tokens(tokens, n_rows, E);

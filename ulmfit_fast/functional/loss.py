@@ -53,11 +53,7 @@ def linear_cross_entropy(
     Source: specification in reference/loss.py; cf. Wijmans et al. 2024, arXiv:2411.09009.
     """
     _check(hidden, weight, bias, targets, reduction)
-    check_number("label_smoothing", label_smoothing)
-    if not isinstance(ignore_index, int) or abs(ignore_index) >= 2**63:
-        raise ValueError(f"ignore_index: expected a whole number, found {ignore_index!r:.40}")
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing: expected a share in [0, 1], found {label_smoothing}")
+    _check_numbers(ignore_index, label_smoothing)
     device = hidden.device
     has_values = device.type != "meta"  # nor has meta an autocast to ask about
     if has_values and torch.is_autocast_enabled(device.type) and hidden.dtype != torch.float64:
@@ -107,6 +103,15 @@ def _check(
         if tensor is not None and tensor.device != hidden.device:
             expected = f"expected on {hidden.device} beside hidden"
             raise ValueError(f"{name}: {expected}, found on {tensor.device}")
+
+
+def _check_numbers(ignore_index: int, label_smoothing: float) -> None:
+    """Raise ValueError unless they are a whole number and a share."""
+    check_number("label_smoothing", label_smoothing)
+    if not isinstance(ignore_index, int) or abs(ignore_index) >= 2**63:
+        raise ValueError(f"ignore_index: expected a whole number, found {ignore_index!r:.40}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing: expected a share in [0, 1], found {label_smoothing}")
 
 
 def _check_dtypes(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:

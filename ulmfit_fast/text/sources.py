@@ -277,7 +277,7 @@ def open_lines(file: TableFile, encoding: str, *, newline: str | None = None) ->
 
 
 def checked_lines(file: TableFile, stream: TextIO) -> Iterator[str]:
-    """Yield the lines of a stream.
+    """Yield the lines of a stream, in bounded memory also of a packed file without line ends.
 
     Raises:
         InputError: a line has a NUL byte, or more than LONGEST_LINE characters.
