@@ -28,11 +28,15 @@ from ulmfit_fast import _native, _ops
 
 #: What an op may raise: those of the arguments, and PyTorch's own.
 REFUSALS = (ValueError, TypeError, RuntimeError, IndexError, OverflowError)
-#: Arguments of lstm_backward that may be anything; the others belong together.
-FREE = {"dy", "dh_n", "dc_n", "need_dx", "need_dw"}
-#: Share of an output's largest number that its elements may be off: sums in another order.
+#: Arguments of backward ops that may be anything; the others belong together.
+FREE = {
+    "lstm_backward": {"dy", "dh_n", "dc_n", "need_dx", "need_dw"},
+    "concat_pool_backward": {"grad"},
+}
+#: Share of an output's largest number that its elements may be off, after many steps of
+#: weights that drop_p has made ten times larger; how exact the ops are, other tests ask.
 TOLERANCE = {
-    torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 6e-2, torch.float16: 1e-2,
+    torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 0.2, torch.float16: 5e-2,
 }  # fmt: skip
 
 
@@ -117,6 +121,9 @@ def check(
             map(len, found[2:])
         )
         return
+    if expected is None and not any(t.numel() for t in found):
+        counts["empty"] += 1  # the reference has no maximum of nothing, whose result is nothing
+        return
     if expected is None:
         raise AssertionError(f"accepted what the reference refuses: {why}")
     counts["equal"] += 1
@@ -125,7 +132,7 @@ def check(
     limit = max(TOLERANCE.get(t.dtype, 0.0) for t in every)
     if not all(map(is_finite, every)) or not all(abs(v) < 1e4 for v in numbers):
         limit = None  # overflows in another place
-    if op == "lstm_backward" and changed - FREE:
+    if changed - FREE.get(op, changed):
         limit = None  # not what a forward pass would have left
     if op == "layerwise_adamw_":
         found = [t for tensors in given_tensors.values() for t in tensors]
@@ -150,7 +157,7 @@ def compare(name: str, mine: Tensor, plain: Tensor, limit: float | None) -> None
     known = plain.isfinite() & mine.isfinite()
     assert torch.equal(mine[~known].nan_to_num(), plain[~known].nan_to_num()), f"{name}: infinities"
     if known.any():
-        scale = float(plain[known].abs().max()) + 0.1  # of arguments about 1
+        scale = float(plain[known].abs().max()) + 1.0  # of arguments about 1
         worst = float((mine[known] - plain[known]).abs().max())
         assert worst <= limit * scale, f"{name}: off by {worst} of {scale}"
 

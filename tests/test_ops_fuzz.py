@@ -211,3 +211,14 @@ def test_ops_refuse_what_has_no_place(message: str) -> None:
     )
     with pytest.raises(RuntimeError, match=re.escape(message)):
         getattr(torch.ops.ulmfit_fast, op)(*BAD[message](made).values())
+
+
+def test_a_share_of_smoothing_that_is_none_is_refused() -> None:
+    made = {**GOOD["linear_cross_entropy_forward"](random.Random(1)), "label_smoothing": -0.1}
+    with pytest.raises(RuntimeError, match=r"label_smoothing: expected a share in \[0, 1\]"):
+        torch.ops.ulmfit_fast.linear_cross_entropy_forward(*made.values())
+
+
+def test_none_in_the_place_of_a_tensor_is_refused_beside_meta_tensors() -> None:
+    with pytest.raises(TypeError, match="drop_connect: weight: expected a tensor, found None"):
+        torch.ops.ulmfit_fast.drop_connect(None, 0.3, SEED)

@@ -84,6 +84,7 @@ def register_fake(op: str, fake: Callable[..., Any]) -> None:
         fake: makes the results.
     """
     names = names_of(op)
+    needed = [name for name in names if f"Tensor {name}" in SCHEMAS[op]]
 
     @wraps(fake)
     def checked(*arguments: Any, **keywords: Any) -> Any:
@@ -94,6 +95,9 @@ def register_fake(op: str, fake: Callable[..., Any]) -> None:
             if name not in ANYWHERE
             for tensor in _tensors_of(value)
         }
+        for name in needed:
+            if of_name.get(name) is None:
+                raise TypeError(f"{op}: {name}: expected a tensor, found None")
         if "meta" in kinds and len(kinds) > 1:
             other = next(kind for kind in kinds if kind != "meta")
             raise RuntimeError(
