@@ -88,7 +88,7 @@ fuzz: $(BUILT)
 	@for target in $(FUZZ_TARGETS); do \
 	    $(BIN)/python tests/fuzz/run.py $$target --runs $(FUZZ_RUNS) || exit 1; \
 	done
-	cd tests && ../$(BIN)/python ops_fuzz_runs.py --examples 5000 --anew --last ../build/last_call
+	$(BIN)/python tests/ops_fuzz_runs.py --examples 5000 --anew --last build/last_call
 
 SANITIZED_TESTS := tests/test_sanitizers.py tests/test_cpu_lstm.py tests/test_cpu_scratch.py tests/test_functional.py \
     tests/test_layers.py tests/test_layerwise_adamw.py tests/test_loss.py tests/test_lstm_chunks.py \

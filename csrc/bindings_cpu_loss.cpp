@@ -308,6 +308,8 @@ Tensors3 backward(Loss& loss, const Tensor& grad, const Tensor& weight,
                   const std::optional<Tensor>& bias, const Tensor& lse,
                   const std::string& reduction) {
   Gradients gradients(loss, loss.hidden, weight, bias);
+  check_dtype("grad", grad);
+  check_dtype("lse", lse);
   const Tensor wide_grad = cast(grad, loss.wide), wide_lse = cast(lse, loss.wide);
   STD_TORCH_CHECK(lse.dim() == 1 && lse.size(0) == loss.N, "lse: expected shape [N]");
   const bool none = reduction == "none";

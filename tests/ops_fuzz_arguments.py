@@ -66,7 +66,7 @@ def changed_tensor(x: Tensor, rng: random.Random) -> Any:
     """Return something in the place of a tensor: of another dtype, shape, layout or device."""
     what = rng.randrange(20)
     changes: dict[int, Callable[[], Any]] = {
-        0: lambda: x.to(rng.choice(DTYPES)),
+        0: lambda: x.resolve_neg().to(rng.choice(DTYPES)),
         1: lambda: x.unsqueeze(rng.randrange(x.dim() + 1)),
         2: lambda: x[0] if x.dim() and x.shape[0] else x.new_zeros(0),
         3: lambda: x.new_zeros(()),
@@ -80,9 +80,7 @@ def changed_tensor(x: Tensor, rng: random.Random) -> Any:
         11: lambda: x[..., :1].expand(x.shape) if x.dim() and x.shape[-1] else x,
         12: lambda: overlapping(x),
         13: lambda: x.detach().clone().requires_grad_() if x.is_floating_point() else x,
-        14: lambda: (
-            torch._neg_view(x) if x.is_floating_point() else -x if x.dtype != torch.bool else x
-        ),
+        14: lambda: torch._neg_view(x) if x.dtype in FLOATS else -x if x.dtype != torch.bool else x,
         15: lambda: x.flatten(),
         16: lambda: filled(x, rng),
         17: lambda: filled(x, rng),

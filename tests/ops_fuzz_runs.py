@@ -62,7 +62,7 @@ def odd(value: Any, rng: random.Random) -> Any:
         if what == 0:
             return value[:-1]
         if what == 1:
-            return [*value, value[0]]
+            return [*value, copied(value[0])]  # else two steps would move one tensor
         k = rng.randrange(len(value))
         return [*value[:k], odd(value[k], rng), *value[k + 1 :]]
     return rng.choice(ODD_SCALARS)

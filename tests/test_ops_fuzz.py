@@ -219,6 +219,12 @@ def test_a_share_of_smoothing_that_is_none_is_refused() -> None:
         torch.ops.ulmfit_fast.linear_cross_entropy_forward(*made.values())
 
 
+def test_an_average_of_a_negative_share_is_refused() -> None:
+    made = {**GOOD["layerwise_adamw_"](random.Random(1)), "average_weight": -0.1}
+    with pytest.raises(RuntimeError, match=r"average_weight: expected a share in \[0, 1\]"):
+        torch.ops.ulmfit_fast.layerwise_adamw_(*made.values())
+
+
 def test_none_in_the_place_of_a_tensor_is_refused_beside_meta_tensors() -> None:
     with pytest.raises(TypeError, match="drop_connect: weight: expected a tensor, found None"):
         torch.ops.ulmfit_fast.drop_connect(None, 0.3, SEED)
