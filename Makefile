@@ -5,6 +5,7 @@
 #   make docs    the documentation site to build/site; every warning is an error
 #   make bench   benchmarks of this machine to benchmarks/results, and the README's table
 #   make cuda-host  the CUDA kernels on this machine's CPU, every size (half an hour)
+#   make fuzz    a fuzzer guided by coverage on every reader, random calls of every op (hours)
 #   make sanitize  the CPU kernels under the address, undefined behaviour and thread sanitizers
 #   make gpu     on a machine with a GPU, with $(PYTHON)'s own torch: build, GPU tests, small ones of them
 #                under compute-sanitizer too (make gpu-sanitize), benchmarks
@@ -28,7 +29,7 @@ BENCHMARK_FLAGS := $(if $(QUICK),--quick)
 # The toolkit that nvcc itself names: the nvcc in PATH may be a script that calls another.
 TOOLKIT = $(or $(CUDA_HOME),$(shell nvcc --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^\#\$$ TOP=//p'))
 
-.PHONY: demo test lint bench cuda-host sanitize sanitize-memory sanitize-threads gpu gpu-sanitize docs clean
+.PHONY: demo test lint bench cuda-host fuzz sanitize sanitize-memory sanitize-threads gpu gpu-sanitize docs clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): requirements/dev.txt
@@ -82,8 +83,18 @@ bench: $(BUILT)
 cuda-host: $(BUILT)
 	$(BIN)/python -m pytest -q -m cuda_host tests/test_cuda_host*.py $(PYTEST_ARGS)
 
+FUZZ_RUNS ?= 1000000
+FUZZ_TARGETS := vocabulary settings tables models snapshots fastai_weights
+fuzz: $(BUILT)
+	@$(PIP) -r requirements/fuzz.txt
+	@for target in $(FUZZ_TARGETS); do \
+	    $(BIN)/python tests/fuzz/run.py $$target --runs $(FUZZ_RUNS) || exit 1; \
+	done
+	$(BIN)/python tests/ops_fuzz_runs.py --examples 5000 --anew --last build/last_call
+
 SANITIZED_TESTS := tests/test_sanitizers.py tests/test_cpu_lstm.py tests/test_cpu_scratch.py tests/test_functional.py \
-    tests/test_layers.py tests/test_layerwise_adamw.py tests/test_loss.py tests/test_lstm_chunks.py
+    tests/test_layers.py tests/test_layerwise_adamw.py tests/test_loss.py tests/test_lstm_chunks.py \
+    tests/test_ops_fuzz.py
 sanitize-memory: KIND = address,undefined
 sanitize-memory: RUNTIMES = asan ubsan
 sanitize-threads: KIND = thread

@@ -129,6 +129,8 @@ inline std::vector<AdamwTensor> check_tensors(const AdamwArguments& a, int64_t t
 
 inline AdamwStep check_step(const AdamwArguments& a) {
   STD_TORCH_CHECK(!a.params.empty(), "params: expected at least one");
+  STD_TORCH_CHECK(a.average_weight >= 0 && a.average_weight <= 1,
+                  "average_weight: expected a share in [0, 1], found ", a.average_weight);
   const Tensor& beside = a.params[0];
   check_number("grad_norm", a.grad_norm, beside, ScalarType::Float);
   check_number("skipped_steps", a.skipped_steps, beside, ScalarType::Long);

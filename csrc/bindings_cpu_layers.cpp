@@ -1,5 +1,6 @@
 // Private ops ulmfit_fast_cpu::* of dropouts, activation regularisation, pooling and embeddings.
 #include <algorithm>
+#include <limits>
 
 #include "bindings_cpu.h"
 
@@ -112,9 +113,12 @@ Tensor activation_regularization_backward(const Tensor& d_dropped, const Tensor&
   const LayerKernels& kernels = layer_kernels_cpu(check_dtype("x", x));
   const Tensor source = torch::stable::contiguous(x);
   const Tensor into = torch::stable::contiguous(d_dropped);
-  STD_TORCH_CHECK(
-      into.scalar_type() == x.scalar_type() && into.numel() == (seed.has_value() ? x.numel() : 0),
-      "d_dropped: expected x's dtype and shape, or [0] without a seed");
+  const auto found = d_dropped.sizes(), expected = x.sizes();
+  const bool fits = seed.has_value()
+                        ? std::equal(found.begin(), found.end(), expected.begin(), expected.end())
+                        : into.numel() == 0;
+  STD_TORCH_CHECK(into.scalar_type() == x.scalar_type() && fits,
+                  "d_dropped: expected x's dtype and shape, or [0] without a seed");
   Tensor dx = output_like(source);
   SequenceParams params = describe(source, drop_p, seed);
   params.d_dropped = into.const_data_ptr();
@@ -133,6 +137,9 @@ PoolParams describe_pool(const Tensor& start, const Tensor& end, int64_t B, int6
                         positions->size(0) == B,
                     "start, end: expected int64 tensors of shape [B]");
   }
+  // The kernels count positions of float32 in 32 bits.
+  STD_TORCH_CHECK(T >= 0 && T <= std::numeric_limits<int32_t>::max(),
+                  "output: expected from 0 to 2^31 - 1 positions, found ", T);
   PoolParams params{};
   params.B = B;
   params.T = T;
@@ -177,6 +184,11 @@ Tensor concat_pool_backward(const Tensor& grad, const Tensor& argmax, const Tens
   const Tensor place = torch::stable::contiguous(argmax);
   const Tensor from = torch::stable::contiguous(start), to = torch::stable::contiguous(end);
   PoolParams params = describe_pool(from, to, argmax.size(0), n_positions, argmax.size(1));
+  const int64_t* found = place.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < place.numel(); ++i) {
+    STD_TORCH_CHECK(found[i] >= 0 && found[i] < n_positions, "argmax: expected 0..",
+                    n_positions - 1, ", found ", found[i]);
+  }
   Tensor d_output = new_output(pooled, {params.B, params.T, params.E});
   params.grad = pooled.const_data_ptr();
   params.place = place.const_data_ptr<int64_t>();
@@ -203,10 +215,18 @@ void check_ids(const Tensor& ids) {
   STD_TORCH_CHECK(ids.scalar_type() == ScalarType::Long, "ids: expected an int64 tensor");
 }
 
+void check_padding(std::optional<int64_t> padding_idx, int64_t n_rows) {
+  if (!padding_idx.has_value()) return;
+  STD_TORCH_CHECK(*padding_idx >= 0 && *padding_idx < n_rows,
+                  "padding_idx: expected a row of the table, found ", *padding_idx, " for ", n_rows,
+                  " rows");
+}
+
 Tensor embedding_dropout(const Tensor& ids, const Tensor& weight, double drop_p,
-                         const std::optional<Tensor>& seed, std::optional<int64_t>) {
+                         const std::optional<Tensor>& seed, std::optional<int64_t> padding_idx) {
   check_ids(ids);
   STD_TORCH_CHECK(weight.dim() == 2, "weight: expected shape [V, E]");
+  check_padding(padding_idx, weight.size(0));
   const LayerKernels& kernels = layer_kernels_cpu(check_dtype("weight", weight));
   const bool lies_well = weight.stride(1) == 1 || weight.size(1) == 1;
   const Tensor table = lies_well ? weight : torch::stable::contiguous(weight);
@@ -227,9 +247,13 @@ Tensor embedding_dropout_backward(const Tensor& grad, const Tensor& ids, int64_t
                                   double drop_p, const std::optional<Tensor>& seed,
                                   std::optional<int64_t> padding_idx) {
   check_ids(ids);
+  STD_TORCH_CHECK(n_rows >= 0, "n_rows: expected a number of rows, found ", n_rows);
+  check_padding(padding_idx, n_rows);
   const int64_t E = grad.dim() > 0 ? grad.size(grad.dim() - 1) : 0;
-  STD_TORCH_CHECK(grad.dim() == ids.dim() + 1 && grad.numel() == ids.numel() * E,
-                  "grad: expected shape [*ids.shape, E]");
+  const auto rows = ids.sizes(), found = grad.sizes();
+  STD_TORCH_CHECK(
+      found.size() == rows.size() + 1 && std::equal(rows.begin(), rows.end(), found.begin()),
+      "grad: expected shape [*ids.shape, E]");
   const LayerKernels& kernels = layer_kernels_cpu(check_dtype("grad", grad));
   const Tensor source = torch::stable::contiguous(grad), tokens = torch::stable::contiguous(ids);
   EmbeddingParams params = describe_tokens(tokens, n_rows, E);
@@ -238,8 +262,7 @@ Tensor embedding_dropout_backward(const Tensor& grad, const Tensor& ids, int64_t
     next[i] = first[params.ids[i]];
     first[params.ids[i]] = i;
   }
-  const int64_t padding = padding_idx.value_or(-1);
-  if (padding >= 0 && padding < n_rows) first[padding] = -1;
+  if (padding_idx.has_value()) first[*padding_idx] = -1;
   Tensor dw = new_output(source, {n_rows, E});
   params.rows = source.const_data_ptr();
   params.row_stride = E;

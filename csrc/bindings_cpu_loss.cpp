@@ -82,6 +82,8 @@ void check(const Tensor& hidden, const Tensor& weight, const std::optional<Tenso
 
 // What does not change from chunk to chunk: sizes, the weight in the operands' type, memory.
 void prepare(Loss& loss, double label_smoothing, bool keep_logits, bool need_dx, bool need_dw) {
+  STD_TORCH_CHECK(label_smoothing >= 0 && label_smoothing <= 1,
+                  "label_smoothing: expected a share in [0, 1], found ", label_smoothing);
   LossParams& params = loss.params;
   const LossKernels& kernels = loss.kernels;
   params.E = loss.E;
@@ -185,6 +187,7 @@ void take_gradients(const Loss& loss, const C* lse, const C* row_grads, double g
 
 void run_gradients(Loss& loss, Tensor& d_hidden, int64_t first) {
   LossParams& params = loss.params;
+  if (!params.need_dh && !params.need_dw) return;  // nor is there memory for what they are made of
   const auto over_slices = [&](void (*pass)(const LossParams&, int64_t)) {
     fork_join(params.n_slices, 1, [&](int64_t from, int64_t to) {
       for (int64_t slice = from; slice < to; ++slice) pass(params, slice);
@@ -305,10 +308,13 @@ Tensors3 backward(Loss& loss, const Tensor& grad, const Tensor& weight,
                   const std::optional<Tensor>& bias, const Tensor& lse,
                   const std::string& reduction) {
   Gradients gradients(loss, loss.hidden, weight, bias);
+  check_dtype("grad", grad);
+  check_dtype("lse", lse);
   const Tensor wide_grad = cast(grad, loss.wide), wide_lse = cast(lse, loss.wide);
-  STD_TORCH_CHECK(wide_lse.numel() == loss.N, "lse: expected shape [N]");
+  STD_TORCH_CHECK(lse.dim() == 1 && lse.size(0) == loss.N, "lse: expected shape [N]");
   const bool none = reduction == "none";
-  STD_TORCH_CHECK(wide_grad.numel() == (none ? loss.N : 1), "grad: expected the loss's shape");
+  STD_TORCH_CHECK(none ? grad.dim() == 1 && grad.size(0) == loss.N : grad.numel() == 1,
+                  "grad: expected the loss's shape");
   double scale = none ? 1.0 : *row<C>(wide_grad.const_data_ptr(), 0);
   if (reduction == "mean") scale /= static_cast<double>(std::max<int64_t>(1, n_counted(loss)));
   for (int64_t first = 0; first < loss.N; first += loss.chunk_tokens()) {

@@ -17,6 +17,7 @@ pytest.importorskip("uvicorn")
 
 import uvicorn
 from browser import Page, browser_page
+from script_payloads import PAYLOADS
 from serving import WordModel, wait_for
 
 from ulmfit_fast.serve.app import Served, make_app
@@ -139,6 +140,17 @@ def test_a_text_is_classified_and_nothing_of_it_runs(page: Page, url: str) -> No
     assert page.value(widths) == [f"{100 * share:.15g}%" for share in SHARES]
     assert page.value("document.querySelector('summary').textContent") == "2 more classes"
     assert page.value("document.querySelectorAll('img').length") == 0
+    assert troubles(page, url) == []
+
+
+def test_payloads_as_texts_run_nothing(page: Page, url: str) -> None:
+    open_page(page, url)
+    # Enter sends what was written: a line separator is none of a text field's lines.
+    texts = [text for text in PAYLOADS if text.isprintable()]
+    classify(page, "\n".join(texts), lines=True)
+    shown = page.value("[...document.querySelectorAll('.text')].map(n => n.textContent)")
+    assert shown == texts
+    assert page.value("String(window.ran)") == "undefined"
     assert troubles(page, url) == []
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ulmfit_fast.files import from_json
 from ulmfit_fast.functional import State
 from ulmfit_fast.modules import EmbeddingDropout, VariationalDropout, WeightDroppedLSTM
 
@@ -66,8 +67,13 @@ class AWDLSTMConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AWDLSTMConfig:
-        """Rebuild a config from asdict()'s output."""
-        return cls(**{**values, "dropouts": Dropouts(**values["dropouts"])})
+        """Rebuild a config from asdict()'s output.
+
+        Raises:
+            InputError: a field is missing, unknown, or of another type.
+        """
+        config: AWDLSTMConfig = from_json(cls, values, "model")
+        return config
 
     def with_dropouts(self, dropouts: Dropouts) -> AWDLSTMConfig:
         """Return the same sizes with other dropouts."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ulmfit_fast._ops.schemas import register_fake
 from ulmfit_fast.reference import accumulation_dtype
 
 ops = torch.ops.ulmfit_fast
@@ -132,7 +133,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "concat_pool_backward": _concat_pool_backward_fake,
 }
 for _name, _fake in _FAKES.items():
-    torch.library.register_fake(f"ulmfit_fast::{_name}", _fake)
+    register_fake(_name, _fake)
 for _name, _gradient, _save in (
     ("drop_connect", _drop_connect_backward, _drop_connect_save),
     ("variational_dropout", _variational_dropout_backward, _variational_dropout_save),

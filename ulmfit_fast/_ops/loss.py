@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ulmfit_fast._ops.schemas import register_fake
 from ulmfit_fast.reference import accumulation_dtype
 
 
@@ -114,13 +115,9 @@ def _backward_gradient(ctx: Any, *grads: Tensor) -> None:
     )
 
 
-torch.library.register_fake(
-    "ulmfit_fast::linear_cross_entropy_forward", _linear_cross_entropy_forward_fake
-)
+register_fake("linear_cross_entropy_forward", _linear_cross_entropy_forward_fake)
 torch.library.register_autograd(
     "ulmfit_fast::linear_cross_entropy_forward", _forward_gradient, setup_context=_forward_save
 )
-torch.library.register_fake(
-    "ulmfit_fast::linear_cross_entropy_backward", _linear_cross_entropy_backward_fake
-)
+register_fake("linear_cross_entropy_backward", _linear_cross_entropy_backward_fake)
 torch.library.register_autograd("ulmfit_fast::linear_cross_entropy_backward", _backward_gradient)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ulmfit_fast._ops.schemas import register_fake
 from ulmfit_fast.reference import accumulation_dtype
 
 
@@ -92,9 +93,9 @@ def _lstm_backward_backward(ctx: Any, *grads: Tensor) -> None:
     )
 
 
-torch.library.register_fake("ulmfit_fast::lstm_forward", _lstm_forward_fake)
+register_fake("lstm_forward", _lstm_forward_fake)
 torch.library.register_autograd(
     "ulmfit_fast::lstm_forward", _lstm_forward_backward, setup_context=_lstm_forward_save
 )
-torch.library.register_fake("ulmfit_fast::lstm_backward", _lstm_backward_fake)
+register_fake("lstm_backward", _lstm_backward_fake)
 torch.library.register_autograd("ulmfit_fast::lstm_backward", _lstm_backward_backward)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ulmfit_fast._ops.schemas import register_fake
 from ulmfit_fast.reference import accumulation_dtype
 
 
@@ -83,7 +84,7 @@ def _of_first_rows(grad: Tensor, rows: Sequence[int]) -> Tensor:
     return torch.cat(parts)
 
 
-torch.library.register_fake("ulmfit_fast::lstm_chunks_forward", _lstm_chunks_forward_fake)
+register_fake("lstm_chunks_forward", _lstm_chunks_forward_fake)
 torch.library.register_autograd(
     "ulmfit_fast::lstm_chunks_forward",
     _lstm_chunks_forward_backward,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
 import torch
+from torch import Tensor
 
 SCHEMAS = {
     "activation_regularization": (
@@ -63,3 +68,53 @@ SCHEMAS = {
 
 for _name, _schema in SCHEMAS.items():
     torch.library.define(f"ulmfit_fast::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)
+
+#: The optimizer's table of layers stays on the CPU, wherever the parameters are.
+ANYWHERE = ("layers",)
+
+
+def register_fake(op: str, fake: Callable[..., Any]) -> None:
+    """Register what an op gives for tensors without values, if none of its tensors has some.
+
+    PyTorch asks the fake of a call with a single meta tensor, too: it would return memory that
+    nobody wrote, or leave out a step that was to be taken.
+
+    Args:
+        op: name without the namespace.
+        fake: makes the results.
+    """
+    names = names_of(op)
+    needed = [name for name in names if f"Tensor {name}" in SCHEMAS[op]]
+
+    @wraps(fake)
+    def checked(*arguments: Any, **keywords: Any) -> Any:
+        of_name = {**dict(zip(names, arguments, strict=False)), **keywords}
+        kinds = {
+            tensor.device.type: name
+            for name, value in of_name.items()
+            if name not in ANYWHERE
+            for tensor in _tensors_of(value)
+        }
+        for name in needed:
+            if of_name.get(name) is None:
+                raise TypeError(f"{op}: {name}: expected a tensor, found None")
+        if "meta" in kinds and len(kinds) > 1:
+            other = next(kind for kind in kinds if kind != "meta")
+            raise RuntimeError(
+                f"{op}: {kinds['meta']} is on meta, without values, and {kinds[other]} on {other}; "
+                "move all tensors to one device"
+            )
+        return fake(*arguments, **keywords)
+
+    torch.library.register_fake(f"ulmfit_fast::{op}", checked)
+
+
+def names_of(op: str) -> list[str]:
+    """Return the names of an op's arguments, in order."""
+    return [part.split()[-1] for part in SCHEMAS[op].rpartition(" -> ")[0][1:-1].split(", ")]
+
+
+def _tensors_of(value: Any) -> Iterator[Tensor]:
+    for each in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(each, Tensor):
+            yield each

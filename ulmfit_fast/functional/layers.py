@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from ulmfit_fast import _native
-from ulmfit_fast.functional.masks import check_drop_p, check_seed
+from ulmfit_fast.functional.masks import (
+    check_drop_p,
+    check_floats,
+    check_number,
+    check_seed,
+    check_tensor,
+)
+
+#: Kernels count the positions of a row in 32 bits.
+MOST_POSITIONS = 2**31 - 1
 
 
 def embedding_dropout(
@@ -39,10 +48,15 @@ def embedding_dropout(
     Source: Gal, Ghahramani 2016, arXiv:1512.05287; specification in reference.embedding_dropout.
     """
     check_drop_p(drop_p)
+    check_floats("weight", weight)
+    if weight.dim() != 2:
+        raise ValueError(f"weight: expected shape [V, E], found {list(weight.shape)}")
     if drop_p > 0:
         check_seed(seed, "weight", weight.device)
+    check_tensor("ids", ids, weight)
     check_ids(ids, len(weight))
     if padding_idx is not None:
+        check_number("padding_idx", padding_idx)
         if not -len(weight) <= padding_idx < len(weight):
             found = f"found {padding_idx} for {len(weight)} rows"
             raise ValueError(f"padding_idx: expected a row of the table, {found}")
@@ -101,6 +115,8 @@ def activation_regularization(
     """
     _check_sequence(x)
     check_drop_p(drop_p)
+    check_number("alpha", alpha)
+    check_number("beta", beta)
     if drop_p > 0:
         check_seed(seed, "x", x.device)
     _native.require_kernel("activation_regularization", x.device)
@@ -127,9 +143,14 @@ def concat_pool(output: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
     Numbers: sums in float32 or wider; the gradient of the largest goes to its first position.
     """
+    check_floats("output", output)
     if output.dim() != 3:
         raise ValueError(f"output: expected shape [B, T, E], found {list(output.shape)}")
+    if output.shape[1] > MOST_POSITIONS:
+        found = f"found {output.shape[1]}; cut the rows"
+        raise ValueError(f"output: expected at most {MOST_POSITIONS} positions, {found}")
     for name, positions in (("start", start), ("end", end)):
+        check_tensor(name, positions, output)
         if positions.shape != output.shape[:1]:
             found = f"found {list(positions.shape)}"
             raise ValueError(f"{name}: expected shape [{len(output)}], {found}")
@@ -148,7 +169,8 @@ def concat_pool(output: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
 
 def _check_sequence(x: Tensor) -> None:
-    """Raise ValueError unless x is [T, B, E]."""
+    """Raise ValueError unless x is [T, B, E], of a dtype that the kernels know."""
+    check_floats("x", x)
     if x.dim() != 3:
         raise ValueError(f"x: expected shape [T, B, E], found {list(x.shape)}")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
 from ulmfit_fast import _native
+from ulmfit_fast.functional.masks import check_floats, check_number, check_tensor
 from ulmfit_fast.reference import accumulation_dtype
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -50,10 +53,10 @@ def linear_cross_entropy(
     Source: specification in reference/loss.py; cf. Wijmans et al. 2024, arXiv:2411.09009.
     """
     _check(hidden, weight, bias, targets, reduction)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing: expected a share in [0, 1], found {label_smoothing}")
+    _check_numbers(ignore_index, label_smoothing)
     device = hidden.device
-    if torch.is_autocast_enabled(device.type) and hidden.dtype != torch.float64:
+    has_values = device.type != "meta"  # nor has meta an autocast to ask about
+    if has_values and torch.is_autocast_enabled(device.type) and hidden.dtype != torch.float64:
         hidden = hidden.to(torch.get_autocast_dtype(device.type))
     _check_dtypes(hidden, weight, bias)
     if device.type == "cpu" and not torch.compiler.is_compiling():
@@ -65,7 +68,7 @@ def linear_cross_entropy(
     small = hidden.dtype == torch.float16
     at_once = device.type == "cpu" and torch.is_grad_enabled() and reduction != "none" and not small
     need_dw = weight.requires_grad or (bias is not None and bias.requires_grad)
-    with torch.autocast(device.type, enabled=False):
+    with torch.autocast(device.type, enabled=False) if has_values else nullcontext():
         loss: Tensor = torch.ops.ulmfit_fast.linear_cross_entropy_forward(
             hidden, weight, bias, targets, ignore_index, label_smoothing, reduction,
             at_once and hidden.requires_grad, at_once and need_dw,
@@ -77,6 +80,11 @@ def _check(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, reduction: str
 ) -> None:
     """Raise ValueError naming the first argument whose shape or device does not fit."""
+    check_tensor("hidden", hidden)
+    check_tensor("weight", weight)
+    check_tensor("targets", targets)
+    if bias is not None:
+        check_tensor("bias", bias)
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
         found = f"{list(hidden.shape)} and {list(weight.shape)}"
         raise ValueError(f"hidden, weight: expected shapes [N, E] and [V, E], found {found}")
@@ -97,10 +105,20 @@ def _check(
             raise ValueError(f"{name}: {expected}, found on {tensor.device}")
 
 
+def _check_numbers(ignore_index: int, label_smoothing: float) -> None:
+    """Raise ValueError unless they are a whole number and a share."""
+    check_number("label_smoothing", label_smoothing)
+    if not isinstance(ignore_index, int) or abs(ignore_index) >= 2**63:
+        raise ValueError(f"ignore_index: expected a whole number, found {ignore_index!r:.40}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing: expected a share in [0, 1], found {label_smoothing}")
+
+
 def _check_dtypes(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raise ValueError unless weight and bias have one dtype, hidden's or the wider one."""
     if not hidden.is_floating_point():
         raise ValueError(f"hidden: expected a floating-point tensor, found {hidden.dtype}")
+    check_floats("hidden", hidden)
     wide = accumulation_dtype(hidden.dtype)
     if weight.dtype not in (hidden.dtype, wide):
         expected = f"expected {hidden.dtype} like hidden"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ulmfit_fast import _native, reference
-from ulmfit_fast.functional.masks import check_drop_p, check_seed
+from ulmfit_fast.functional.masks import check_drop_p, check_seed, check_tensor
 
 State = tuple[Tensor, Tensor]
 #: w_ih [4H, I], w_hh [4H, H], b_ih [4H] and b_hh [4H], or both None.
@@ -86,6 +86,7 @@ def check_lstm(
     where they are not those of x.
     """
     check_drop_p(drop_p)
+    _check_kinds(x, state, weights, lengths)
     if x.dim() != 3 or x.shape[0] == 0 or x.shape[1] == 0:
         raise ValueError(f"x: expected shape [T, B, I] with T, B >= 1, found {list(x.shape)}")
     if x.layout != torch.strided:
@@ -93,10 +94,6 @@ def check_lstm(
     if x.dtype not in LSTM_DTYPES:
         known = ", ".join(str(t).removeprefix("torch.") for t in LSTM_DTYPES)
         raise NotImplementedError(f"x: the LSTM kernels know {known}, found {x.dtype}; convert it")
-    if len(weights) != 4:
-        raise ValueError(f"weights: expected (w_ih, w_hh, b_ih, b_hh), found {len(weights)}")
-    if state is not None and len(state) != 2:
-        raise ValueError(f"state: expected (h0, c0) or None, found {len(state)}")
     if (weights[2] is None) != (weights[3] is None):
         missing = "b_ih" if weights[2] is None else "b_hh"
         raise ValueError(f"{missing}: expected both biases or neither, found None")
@@ -110,6 +107,26 @@ def check_lstm(
         raise ValueError(f"seed: a tensor is needed where drop_p is {drop_p}")
     if lengths is not None:
         check_lengths(lengths, x.shape[0], x.shape[1], x.device)
+
+
+def _check_kinds(x: object, state: object, weights: object, lengths: object) -> None:
+    """Raise ValueError naming the first argument that is no dense tensor, or none where it must."""
+    if not isinstance(x, Tensor):
+        check_tensor("x", x)
+    if not isinstance(weights, tuple | list) or len(weights) != 4:
+        found = len(weights) if isinstance(weights, tuple | list) else type(weights).__name__
+        raise ValueError(f"weights: expected (w_ih, w_hh, b_ih, b_hh), found {found}")
+    if state is not None and (not isinstance(state, tuple | list) or len(state) != 2):
+        found = len(state) if isinstance(state, tuple | list) else type(state).__name__
+        raise ValueError(f"state: expected (h0, c0) or None, found {found}")
+    named = dict(zip(("w_ih", "w_hh", "b_ih", "b_hh"), weights, strict=True))
+    if state is not None:
+        named |= zip(("h0", "c0"), state, strict=True)
+    if lengths is not None:
+        named["lengths"] = lengths
+    for name, tensor in named.items():
+        if tensor is not None or name not in ("b_ih", "b_hh"):
+            check_tensor(name, tensor)
 
 
 def _check_fit(x: Tensor, state: State | None, weights: LSTMWeights, n_states: int | None) -> None:

@@ -47,7 +47,9 @@ def lstm_chunks(
     Numbers: as lstm.
     Source: Howard, Ruder 2018, arXiv:1801.06146, section 3.3 (BPT3C).
     """
-    counts = list(rows)
+    counts = list(rows) if isinstance(rows, Sequence) else []
+    if not all(isinstance(n, int | torch.SymInt) for n in counts):
+        raise ValueError(f"rows: expected whole numbers, found {counts}")
     if not counts or counts[0] < 1 or any(b < a for a, b in pairwise(counts)):
         raise ValueError(f"rows: expected numbers from 1 up, none falling, found {counts}")
     check_lstm(x, state, weights, drop_p, seed, n_states=counts[-1])

@@ -11,6 +11,8 @@ from typing import Any
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.training.evaluation import Evaluation
 
+#: Control characters, half characters, and what turns the direction of the text around it.
+INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 UNKNOWN_LICENSE = "unknown"  # the Hub's own word for it
 TITLE = {"classifier": "Text classifier", "language_model": "Language model"}
 USE = {
@@ -185,5 +187,6 @@ def licence(card: Card) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text in one line that Markdown shows as it is."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+    """Return text in one line that Markdown shows as it is, and that turns nothing around it."""
+    visible = INVISIBLE.sub(lambda match: ascii(match[0])[1:-1], " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", visible)

@@ -15,18 +15,22 @@ import torch
 from torch import Tensor
 
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.model import HEAD_SIZE, AWDLSTMConfig, LanguageModel, TextClassifier
+from ulmfit_fast.model import HEAD_SIZE, AWDLSTMConfig, TextClassifier
 from ulmfit_fast.text.tokenizer import Tokenizer
 from ulmfit_fast.training.checkpoint import load_model, read_json
 from ulmfit_fast.training.config import TrainConfig
 from ulmfit_fast.training.observer import Observer
-from ulmfit_fast.training.restore import describe_model, settings_of
-from ulmfit_fast.training.sizes import model_size
+from ulmfit_fast.training.restore import (
+    Described,
+    Model,
+    checked_header,
+    describe_model,
+    restore_model,
+    settings_of,
+)
+from ulmfit_fast.training.restore import check_tensors as check_model_tensors
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
-Model = LanguageModel | TextClassifier
-#: Nothing here is near it; sizes beyond would overflow on their way to an error.
-LARGEST_SIZE = 10_000_000
 #: The folder of each kind in the folder of a run.
 FOLDER_OF = {"classifier": "model", "language_model": "language_model"}
 #: Entries of config.json that are ours; others are kept as they are.
@@ -123,42 +127,14 @@ def checked(
     Raises:
         InputError: a value is missing, unknown, of another type, or does not fit the tokenizer.
     """
-    try:
-        config = AWDLSTMConfig.from_dict(header["model"])
-        settings = TrainConfig.from_dict(header["train"])
-        labels, size = header["labels"], header["size"]
-        text_columns = header.get("text_columns", [])
-        model_size(size)
-    except KeyError as error:
-        raise InputError(f"{where}: config.json has no {error}; the file is damaged") from error
-    except (TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{where}: config.json cannot be used: {one_line(error)}") from error
-    # Folders of language models, and those of before 0.1.0, have no size of a head.
-    head_size = header.get("head_size") or HEAD_SIZE
-    sizes = {n: getattr(config, n) for n in ("vocab_size", "embed_size", "hidden_size", "n_layers")}
-    for name, value in {**sizes, "head_size": head_size}.items():
-        if type(value) is not int or not 0 < value <= LARGEST_SIZE:
-            raise InputError(
-                f"{where}: config.json has {name} {value!r:.40}; expected a whole number from 1 to "
-                f"{LARGEST_SIZE:,}"
-            )
-    for name, names in (("labels", labels), ("text_columns", text_columns)):
-        if not isinstance(names, list) or not all(isinstance(entry, str) for entry in names):
-            raise InputError(f"{where}: config.json has no list of names as {name}")
-    if len(set(labels)) != len(labels):
-        raise InputError(f"{where}: config.json has the same label twice")
-    if (len(labels) < 2) if header.get("kind") == "classifier" else bool(labels):
-        raise InputError(
-            f"{where}: config.json has {len(labels)} labels for a {header.get('kind')}"
-        )
-    if len(tokenizer.vocab) != config.vocab_size:
-        raise InputError(
-            f"{where}: the tokenizer has {len(tokenizer.vocab)} tokens and the model "
-            f"{config.vocab_size}; they are of different models"
-        )
+    checked = checked_header(header, tokenizer, f"{where}: config.json")
+    model = checked.model
     extra = {name: value for name, value in header.items() if name not in KNOWN}
-    columns = tuple(text_columns)
-    return config, Companions(tokenizer, tuple(labels), settings, size, columns, head_size, extra)
+    companions = Companions(
+        tokenizer, model.labels, checked.settings, checked.size, checked.text_columns,
+        model.head_size, extra,
+    )  # fmt: skip
+    return model.config, companions
 
 
 def check_tensors(
@@ -169,36 +145,8 @@ def check_tensors(
     Raises:
         InputError: one is missing, too many, of another shape or another dtype.
     """
-    layers = {name.split(".")[2] for name in tensors if name.startswith("encoder.rnns.")}
-    if len(layers) != config.n_layers:
-        raise InputError(
-            f"{where}: model.safetensors has {len(layers)} LSTM layers and config.json "
-            f"{config.n_layers}; they are of different models"
-        )
-    try:
-        with torch.device("meta"):
-            expected = build(config, companions).state_dict()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{where}: config.json cannot be used: {one_line(error)}") from error
-    for name in sorted(expected.keys() ^ tensors.keys()):
-        what = "no" if name in expected else "an unknown"
-        raise InputError(f"{where}: model.safetensors has {what} tensor {name!r}")
-    for name, wanted in expected.items():
-        found = tensors[name]
-        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
-            raise InputError(
-                f"{where}: tensor {name!r} is {list(found.shape)} {found.dtype}, expected "
-                f"{list(wanted.shape)} {wanted.dtype}; weights and config.json do not fit"
-            )
-
-
-def build(config: AWDLSTMConfig, companions: Companions) -> Model:
-    """Make the model that companions are of, with random weights: a classifier if it has labels."""
-    if not companions.labels:
-        return LanguageModel(config)
-    settings = companions.settings
-    n_classes, size = len(companions.labels), companions.head_size
-    return TextClassifier(config, n_classes, settings.bptt, settings.max_len, size)
+    model = Described(config, companions.labels, companions.head_size)
+    check_model_tensors(model, companions.settings, tensors, f"{where}: config.json")
 
 
 def restore(
@@ -210,11 +158,10 @@ def restore(
         InputError: header, tokenizer and tensors do not fit together.
     """
     config, companions = checked(header, tokenizer, where)
-    check_tensors(config, companions, tensors, where)
+    model = Described(config, companions.labels, companions.head_size)
     with torch.random.fork_rng(devices=[]):
-        model = build(config, companions)
-    model.load_state_dict(tensors)
-    return model, companions
+        restored = restore_model(model, companions.settings, tensors, f"{where}: config.json")
+    return restored, companions
 
 
 def trainer_of(

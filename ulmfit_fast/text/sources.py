@@ -179,9 +179,7 @@ def reading(file: TableFile) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        raise InputError(
-            f"{file.name}: the packed file is damaged or cut off, make it again: {error}"
-        ) from error
+        raise _damaged(file, error) from error
     except PermissionError:
         raise InputError(f"{file.name}: no permission to read it: change its mode") from None
     except UnicodeDecodeError as error:
@@ -226,8 +224,19 @@ def encoding_of(file: TableFile, encoding: str | None) -> str:
     return next((name for bom, name in _BOMS if start.startswith(bom)), "utf-8")
 
 
+def _damaged(file: TableFile, error: Exception) -> InputError:
+    return InputError(f"{file.name}: the packed file is damaged or cut off, make it again: {error}")
+
+
 def _undecodable(file: TableFile, encoding: str) -> InputError:
     """Find the first byte that is not valid and say where it is."""
+    try:
+        return _first_undecodable(file, encoding)
+    except _DAMAGED as error:  # behind what was read when the byte was met
+        return _damaged(file, error)
+
+
+def _first_undecodable(file: TableFile, encoding: str) -> InputError:
     decoder = codecs.getincrementaldecoder(encoding)()
     offset = n_lines = 0
     with file.open_bytes() as stream:
@@ -268,7 +277,7 @@ def open_lines(file: TableFile, encoding: str, *, newline: str | None = None) ->
 
 
 def checked_lines(file: TableFile, stream: TextIO) -> Iterator[str]:
-    """Yield the lines of a stream.
+    """Yield the lines of a stream, in bounded memory also of a packed file without line ends.
 
     Raises:
         InputError: a line has a NUL byte, or more than LONGEST_LINE characters.

@@ -18,11 +18,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from ..errors import InputError
+from ..files import LARGEST_JSON, parse_json, read_regular
 from .messages import Ids
 from .offsets import spans_of, trace_rules
 from .rules import BOS, BOS_ID, PAD, PAD_ID, RULES_VERSION, SPECIALS, UNK, UNK_ID, apply_rules
@@ -212,11 +213,18 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
         InputError: the file is missing, damaged, or of another format version.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8", errors="surrogatepass"))
-    except FileNotFoundError:
+        content = read_regular(Path(path), LARGEST_JSON)
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such tokenizer file: train one first") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot read the tokenizer, make it again: {error}") from error
+    return parse_tokenizer(content, path)
+
+
+def parse_tokenizer(data: bytes, path: Path | str) -> Tokenizer:
+    """Return the tokenizer of a file's content; path names it. Errors as of load_tokenizer."""
+    try:
+        content = parse_json(data, path)
+    except InputError as error:
+        raise InputError(f"{error}: cannot read the tokenizer, make it again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a tokenizer of ulmfit_fast: give the file that save() wrote")
     if content.get("version") != FORMAT_VERSION:
@@ -226,12 +234,33 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
         )
     if content.pop("sha256", None) != _fingerprint(content):
         raise InputError(f"{path}: the tokenizer file is damaged (SHA-256 differs): restore it")
-    if content["rules"] != RULES_VERSION:
+    if content.get("rules") != RULES_VERSION:
         raise InputError(
-            f"{path}: made with text rules {content['rules']}, this release has {RULES_VERSION}: "
-            "train again"
+            f"{path}: made with text rules {content.get('rules')}, this release has "
+            f"{RULES_VERSION}: train again"
         )
+    _check_content(content, path)
     return tokenizer_of(content)
+
+
+def _check_content(content: dict[str, Any], path: Path | str) -> None:
+    """Raise InputError unless a file has tokens, and scores where its kind needs them."""
+    vocab, kind, scores = (content.get(name) for name in ("vocab", "kind", "scores"))
+    if kind not in ("word", "subword"):
+        raise InputError(f'{path}: kind of tokenizer "{kind}" is unknown: make it again')
+    if not isinstance(vocab, list) or not all(isinstance(token, str) for token in vocab):
+        raise InputError(f"{path}: its vocabulary is no list of tokens: make it again")
+    if kind == "word":
+        return
+    if not isinstance(scores, list) or not all(map(_is_score, scores)):
+        raise InputError(f"{path}: its scores are no list of numbers: make it again")
+    for token in vocab:  # half characters cannot go to Rust
+        if not token.isascii() and any("\ud800" <= c <= "\udfff" for c in token):
+            raise InputError(f"{path}: its piece {token!r} is no text: make it again")
+
+
+def _is_score(value: object) -> bool:
+    return type(value) in (int, float) and -1e300 < cast(float, value) < 1e300
 
 
 def tokenizer_of(content: dict[str, Any]) -> Tokenizer:

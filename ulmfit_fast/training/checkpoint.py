@@ -26,11 +26,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text.tokenizer import Tokenizer, load_tokenizer
+from ulmfit_fast.files import LARGEST_JSON, parse_object, read_regular
+from ulmfit_fast.text.tokenizer import Tokenizer, parse_tokenizer
 
 FORMAT = "ulmfit_fast"
 FORMAT_VERSION = 1
 FILES = ("model.safetensors", "config.json", "tokenizer.json")
+#: Bytes of a safetensors header; one of ours has some hundred tensors, 100 bytes each. The library
+#: takes up to 100 MB, for which it needs several times as much memory.
+LARGEST_HEADER = 4 << 20
 
 
 def save_model(
@@ -101,19 +105,44 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Tokenizer
                 f"{path}: {name} is missing, so the model is half written; train again"
             )
     manifest = read_json(path / "manifest.json")
+    contents: dict[str, bytes] = {}
     for name in FILES:
-        if manifest.get(name) != sha256(path / name):
+        contents[name] = read_regular(path / name, LARGEST_JSON if name.endswith(".json") else None)
+        if manifest.get(name) != hashlib.sha256(contents[name]).hexdigest():
             raise InputError(
                 f"{path / name}: damaged (its SHA-256 is not the one in manifest.json); "
                 "restore it or train again"
             )
-    try:
-        tensors = load((path / "model.safetensors").read_bytes())
-    except SafetensorError as error:
+    # What was hashed is what is used: a file may change between two looks.
+    config = parse_object(contents["config.json"], config_file)
+    tensors = parse_tensors(contents.pop("model.safetensors"), path / "model.safetensors")
+    tokenizer = parse_tokenizer(contents["tokenizer.json"], path / "tokenizer.json")
+    return tensors, config, tokenizer
+
+
+def parse_tensors(data: bytes, name: object) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, on the CPU.
+
+    Args:
+        data: content of the file.
+        name: of the file, for messages.
+
+    Raises:
+        InputError: it is no such file, or has tensors that torch cannot hold.
+    """
+    n_bytes = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or n_bytes > min(LARGEST_HEADER, len(data) - 8):
         raise InputError(
-            f"{path / 'model.safetensors'}: not readable ({error}); train again"
-        ) from error
-    return tensors, config, load_tokenizer(path / "tokenizer.json")
+            f"{name}: not readable (a header of {n_bytes:,} bytes in {len(data):,}); train again"
+        )
+    # As the library does, whose parser of JSON stops at a depth; the bytes begin with "{".
+    if data[8:9] != b"{":
+        raise InputError(f"{name}: not readable (its header is no JSON object); train again")
+    try:
+        return load(data)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        # A dtype of another version of the library is a KeyError, sizes beyond 64 bits the others.
+        raise InputError(f"{name}: not readable ({error}); train again") from error
 
 
 def advice(path: Path) -> str:
@@ -156,15 +185,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        InputError: the file holds something else.
+        InputError: the file holds something else, or cannot be read.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); the file is damaged") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    return values
+    return parse_object(read_regular(path, LARGEST_JSON), path)
 
 
 def sha256(path: Path) -> str:

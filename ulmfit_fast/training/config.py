@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ulmfit_fast.errors import InputError
+from ulmfit_fast.files import from_json
 from ulmfit_fast.model import Dropouts
 from ulmfit_fast.training.precision import PrecisionName, check_precision_name
 
@@ -121,20 +122,15 @@ class TrainConfig:
         One from before there was a choice of precision was trained in fp32, and stays with it.
 
         Raises:
-            InputError: a field is missing or unknown, as in a file of another version.
+            InputError: a field is missing or unknown, as in a file of another version, or has a
+                value that no training can use.
         """
-        values = {"precision": "fp32", **values}
-        names = {f.name for f in fields(cls)}
-        if names != values.keys():
-            odd = ", ".join(sorted(names ^ values.keys()))
-            raise InputError(f"settings do not fit this version of ulmfit_fast (fields: {odd})")
-        stages = {
-            stage: StageConfig(
-                **{**values[stage], "dropouts": Dropouts(**values[stage]["dropouts"])}
-            )
-            for stage in ("pretrain", "language_model", "classifier")
-        }
-        return cls(**{**values, **stages, "betas": tuple(values["betas"])})
+        settings: TrainConfig = from_json(
+            cls, {"precision": "fp32", **values} if isinstance(values, dict) else values, "settings"
+        )
+        if settings.recipe not in PRESETS:
+            raise InputError(f"no recipe {settings.recipe!r}: choose one of {', '.join(PRESETS)}")
+        return settings
 
 
 def check_at_least(least: int, name: str, value: int) -> None:

@@ -239,7 +239,7 @@ class Checkpoints:
             if not log.exists():
                 continue
             size = snapshot.values["logs"].get(log.name, 0)
-            if log.stat().st_size < size:
+            if type(size) is not int or size < 0 or log.stat().st_size < size:
                 self.warn(f"{log}: lines are missing that were there when the checkpoint was made")
             else:
                 os.truncate(log, size)

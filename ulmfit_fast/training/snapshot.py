@@ -17,17 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from ulmfit_fast.errors import InputError
-from ulmfit_fast.text.tokenizer import Tokenizer, load_tokenizer
-from ulmfit_fast.training.checkpoint import new_directory
+from ulmfit_fast.files import LARGEST_JSON, parse_object, read_regular
+from ulmfit_fast.text.tokenizer import Tokenizer, parse_tokenizer
+from ulmfit_fast.training.checkpoint import new_directory, parse_tensors
 
 FORMAT = "ulmfit_fast.snapshot"
 FORMAT_VERSION = 1
 FILES = ("tensors.safetensors", "state.json", "tokenizer.json")
+#: What every state.json has, beside what the stage adds: types, or what an entry has in turn.
+_STAGE = {"stage": str, "fingerprint": dict}
+FRAME: dict[str, Any] = {
+    "index": int, "stage": str, "entry": _STAGE, "history": [{**_STAGE, "result": dict}],
+    "trainer": {
+        "config": dict, "size": str, "tokenizer_kind": str, "device": str, "cuda_graphs": bool,
+    },
+    "model": dict, "train": dict, "run_seconds": float, "logs": dict,
+}  # fmt: skip
 
 
 class DamagedSnapshotError(InputError):
@@ -76,8 +85,12 @@ def read_snapshot(path: Path) -> Snapshot:
         DamagedSnapshotError: a file is missing, or is not what was written.
         InputError: another version wrote it.
     """
-    tensors, state = _checked(path)
-    values = json.loads(state)
+    contents = _checked(path)
+    tensors, state, vocabulary = (contents.pop(name) for name in FILES)
+    try:
+        values = parse_object(state, path / "state.json")
+    except InputError as error:
+        raise DamagedSnapshotError(str(error)) from error
     if values.get("format") != FORMAT:
         raise DamagedSnapshotError(f"{path}: not a snapshot of a training")
     if values.get("format_version") != FORMAT_VERSION:
@@ -85,15 +98,35 @@ def read_snapshot(path: Path) -> Snapshot:
             f"{path}: format version {values.get('format_version')!r}, but this ulmfit_fast reads "
             f"version {FORMAT_VERSION}; go on with the version that wrote it"
         )
+    odd = _first_odd(values, FRAME)
+    if odd is not None:
+        raise DamagedSnapshotError(f"{path / 'state.json'}: {odd} is missing or of another type")
     try:
-        loaded = load(tensors)
-    except SafetensorError as error:
-        raise DamagedSnapshotError(f"{path / FILES[0]}: not readable ({error})") from error
+        loaded = parse_tensors(tensors, path / FILES[0])
+        tokenizer = parse_tokenizer(vocabulary, path / "tokenizer.json")
+    except InputError as error:
+        raise DamagedSnapshotError(str(error)) from error
     del tensors
     for name in loaded:
         # Cloned: views of one buffer may begin anywhere, and sums depend on where memory begins.
         loaded[name] = loaded[name].clone()
-    return Snapshot(values, loaded, load_tokenizer(path / "tokenizer.json"))
+    return Snapshot(values, loaded, tokenizer)
+
+
+def _first_odd(values: Any, kind: Any, name: str = "") -> str | None:
+    """Return the name of the first value that is not of its kind; None where all are."""
+    if isinstance(kind, dict):
+        if not isinstance(values, dict):
+            return name or "all"
+        entries = [(values.get(key), part, f"{name} {key}".strip()) for key, part in kind.items()]
+    elif isinstance(kind, list):
+        if not isinstance(values, list):
+            return name
+        entries = [(value, kind[0], f"{name} {k}") for k, value in enumerate(values)]
+    else:
+        fits = type(values) in ((int, float) if kind is float else (kind,))
+        return None if fits else name
+    return next(filter(None, (_first_odd(*entry) for entry in entries)), None)
 
 
 def why_refused(error: Exception) -> str:
@@ -114,18 +147,23 @@ def manifest_of(contents: dict[str, bytes]) -> bytes:
     return (json.dumps(hashes, indent=1) + "\n").encode()
 
 
-def _checked(path: Path) -> tuple[bytes, bytes]:
-    """Return the content of the first two files, after a look at the hashes of all."""
+def _checked(path: Path) -> dict[str, bytes]:
+    """Return the content of the files, after a look at their hashes."""
     try:
-        manifest = (path / "manifest.json").read_bytes()
-        contents = {name: (path / name).read_bytes() for name in FILES}
+        manifest = read_regular(path / "manifest.json", LARGEST_JSON)
+        contents = {
+            name: read_regular(path / name, LARGEST_JSON if name == "tokenizer.json" else None)
+            for name in FILES
+        }
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedSnapshotError(f"{error.filename}: missing") from error
+    except InputError as error:
+        raise DamagedSnapshotError(str(error)) from error
     if manifest != manifest_of(contents):
         raise DamagedSnapshotError(
             f"{path}: damaged (a file's SHA-256 is not the one in manifest.json)"
         )
-    return contents["tensors.safetensors"], contents["state.json"]
+    return contents
 
 
 def generators(device: torch.device) -> dict[str, Tensor]:

@@ -35,7 +35,13 @@ from ulmfit_fast.training.ranked_keeper import (
     seed_of_rank,
     together,
 )
-from ulmfit_fast.training.restore import describe_model, restore_model, settings_of
+from ulmfit_fast.training.restore import (
+    describe_model,
+    described,
+    restore_model,
+    settings_in,
+    settings_of,
+)
 from ulmfit_fast.training.resume import LANGUAGE_MODEL_STAGES, Checkpoints
 from ulmfit_fast.training.snapshot import Snapshot
 from ulmfit_fast.training.stage_state import below
@@ -270,9 +276,11 @@ class Stages:
         return Outcome(tokenizer, model, result)
 
     def _model_of(self, snapshot: Snapshot) -> Model:
-        trained_with = TrainConfig.from_dict(snapshot.values["train"])
+        where = "state.json of the checkpoint"
+        settings = settings_in(snapshot.values, where)
+        model = described(snapshot.values["model"], snapshot.tokenizer, where)
         tensors = below(snapshot.tensors, "model")
-        return restore_model(snapshot.values["model"], tensors, trained_with).to(self._device)
+        return restore_model(model, settings, tensors, where).to(self._device)
 
 
 def is_done(snapshot: Snapshot) -> bool:

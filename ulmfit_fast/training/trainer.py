@@ -24,7 +24,12 @@ from ulmfit_fast.training.loop import StageResult
 from ulmfit_fast.training.observer import Observer
 from ulmfit_fast.training.plan import StagePlan
 from ulmfit_fast.training.precision import Precision, PrecisionName, choose_precision
-from ulmfit_fast.training.restore import describe_model, restore_model, settings_of
+from ulmfit_fast.training.restore import (
+    checked_header,
+    describe_model,
+    restore_model,
+    settings_of,
+)
 from ulmfit_fast.training.resume import Checkpoints
 from ulmfit_fast.training.sizes import model_size
 from ulmfit_fast.training.stage_makers import StageMakers
@@ -274,19 +279,18 @@ class ULMFiTTrainer(StageMakers):
             InputError: no model there, or one that is damaged, half written or of another version.
         """
         tensors, values, tokenizer = load_model(Path(path))
-        trained_with = TrainConfig.from_dict(values["train"])
-        settings = config or trained_with
+        header = checked_header(values, tokenizer, f"{path}: config.json")
+        settings = config or header.settings
         trainer = cls(
             replace(settings, precision=precision or settings.precision),
-            size=values["size"], tokenizer_kind=tokenizer.kind, device=device,
+            size=header.size, tokenizer_kind=tokenizer.kind, device=device,
             observers=observers, cache_dir=cache_dir, cuda_graphs=cuda_graphs,
             checkpoints=checkpoints,
         )  # fmt: skip
-        trainer.tokenizer = tokenizer
-        trainer.text_columns = tuple(values.get("text_columns", ()))
-        model = restore_model(values, tensors, trained_with)
+        trainer.tokenizer, trainer.text_columns = tokenizer, header.text_columns
+        model = restore_model(header.model, header.settings, tensors, str(path))
         if isinstance(model, TextClassifier):
-            trainer.labels, trainer.classifier = values["labels"], model
+            trainer.labels, trainer.classifier = list(header.model.labels), model
         else:
             trainer.language_model = model
         model.to(trainer.device).eval()
