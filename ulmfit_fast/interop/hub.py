@@ -39,7 +39,13 @@ from ulmfit_fast.interop.model_folder import (
 )
 from ulmfit_fast.text.batches import ClassifierBatches
 from ulmfit_fast.text.corpus import Corpus
-from ulmfit_fast.training.checkpoint import FILES, FORMAT, read_json, save_model
+from ulmfit_fast.training.checkpoint import (
+    FILES,
+    FORMAT,
+    PACKED_WEIGHTS,
+    read_json,
+    save_model,
+)
 from ulmfit_fast.training.device import choose_device
 from ulmfit_fast.training.evaluation import Prediction, predictions
 from ulmfit_fast.training.inference import InferenceCopy
@@ -321,7 +327,7 @@ def _download(name: str, **options: Any) -> Path:
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is None:
         raise InputError(f"{name}: no such folder; give a model's folder, or owner/name on the Hub")
     try:
-        return Path(snapshot_download(name, allow_patterns=list(CONTENT), **options))
+        return Path(snapshot_download(name, allow_patterns=[*CONTENT, PACKED_WEIGHTS], **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"{name}: no such folder here, and not to be had from the Hub: {one_line(error)}"

@@ -31,7 +31,7 @@ LARGEST_SIZE = 10_000_000
 FOLDER_OF = {"classifier": "model", "language_model": "language_model"}
 #: Entries of config.json that are ours; others are kept as they are.
 KNOWN = {"format", "format_version", "kind", "size", "model", "train", "labels", "head_size"}
-KNOWN |= {"text_columns"}
+KNOWN |= {"text_columns", "packing", "unpacked_bytes"}
 
 
 @dataclass(frozen=True)

@@ -203,16 +203,20 @@ class ULMFiTTrainer(StageMakers):
         logits, _ = classify(classifier, batches, self.precision, self._copies)
         return predictions(logits, self.labels)
 
-    def save(self, path: str | Path, kind: str | None = None, *, overwrite: bool = False) -> None:
+    def save(
+        self, path: str | Path, kind: str | None = None, *, overwrite: bool = False,
+        packing: str | None = None,
+    ) -> None:  # fmt: skip
         """Write a model directory: safetensors and JSON, whole or not at all; in rank 0.
 
         Args:
             path: the directory; a model of the same kind that stands there is replaced.
             kind: "classifier" or "language_model"; None takes the classifier where there is one.
             overwrite: whether a model of another kind may stand there.
+            packing: "int8" or "bf16" rounds the weights to a smaller file; None keeps every bit.
 
         Raises:
-            InputError: nothing of that kind was trained, or something else stands at path.
+            InputError: nothing of that kind was trained, it cannot be packed, or path is taken.
             OSError: the disk refuses; what stood at path before is still there.
         """
         kind = kind or ("language_model" if self.classifier is None else "classifier")
@@ -222,12 +226,12 @@ class ULMFiTTrainer(StageMakers):
         if not is_first():
             return
         config = {
-            **describe_model(model, self.labels),
-            "size": self.size,
+            **describe_model(model, self.labels), "size": self.size,
             "train": settings_of(model, self.config).to_dict(),
             "text_columns": list(self.text_columns),
-        }
-        save_model(Path(path), model.state_dict(), config, self.tokenizer, overwrite=overwrite)
+        }  # fmt: skip
+        place, state = Path(path), model.state_dict()
+        save_model(place, state, config, self.tokenizer, overwrite=overwrite, packing=packing)
 
     @classmethod
     def from_fastai(cls, learn: object) -> ULMFiTTrainer:
@@ -258,7 +262,7 @@ class ULMFiTTrainer(StageMakers):
         """Read a model directory.
 
         Args:
-            path: the directory.
+            path: the directory, or the name of a model of the package, such as "english".
             config: settings of the stages to come; None takes those it was trained with.
             device: as for the class.
             observers: as for the class.
