@@ -117,9 +117,10 @@ class Duration(click.ParamType[float]):
 base_option = click.option(
     "--base",
     type=click.Path(path_type=Path),
-    metavar="DIR",
+    metavar="MODEL",
     shell_complete=complete_models,
-    help="Language model to start from: a run of pretrain or train.",
+    help="Language model to start from: a run of pretrain or train, english, or none. Default: "
+    "english, which comes with ulmfit_fast, for English texts.",
 )
 lr_option = click.option(
     "--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
@@ -138,7 +139,7 @@ run_options = _options(
     click.option("--tokenizer", type=click.Choice(["word", "subword"]),
                  help="Default: word; subword for languages that build long words."),
     click.option("--preset", type=click.Choice(["paper", "fastai"]),
-                 help="Recipe of schedules and rates. Default: fastai; to train without --base, "
+                 help="Recipe of schedules and rates. Default: fastai; to train with --base none, "
                       "paper with 10 epochs of the language model and 15 of the classifier."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="Of everything random: the same seed gives the same figures."),

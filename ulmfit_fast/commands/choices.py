@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ulmfit_fast import pretrained
 from ulmfit_fast.commands.terminal import count
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 from ulmfit_fast.training.defaults import (
@@ -81,6 +82,11 @@ class Base:
     folder: Path
     size: str
     tokenizer: str
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return pretrained.name_of(self.folder)
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ def choose(
     config = replace(config, precision=settings.precision or "auto")
     why_device = "--device" if settings.device else ("found" if device != "cpu" else _why_cpu())
     if base is not None:
-        size, why_size, tokenizer = base.size, f"as in {base.folder}", base.tokenizer
+        size, why_size, tokenizer = base.size, f"as in {base.name}", base.tokenizer
     else:
         size, why_size = _size(settings.size, device, sum(n_words.values()))
         tokenizer = settings.tokenizer or "word"
@@ -186,8 +192,8 @@ def _recipe(settings: Settings, *, has_base: bool, has_classifier: bool) -> tupl
         why = "keeps what a pretrained model knows" if has_base else "for pretraining"
         return default_recipe(settings.seed, keeps_knowledge=True), why
     return default_recipe(settings.seed, keeps_knowledge=False), (
-        "without --base the classifier has much to learn, and fastai's last rates are too small "
-        "for that; fewer epochs than published"
+        "without a pretrained model the classifier has much to learn, and fastai's last rates are "
+        "too small for that; fewer epochs than published"
     )
 
 
