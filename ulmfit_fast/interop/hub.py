@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from ulmfit_fast import model as models
+from ulmfit_fast import pretrained
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.interop.model_card import Card, body, card_of_run, card_of_values
 from ulmfit_fast.interop.model_folder import (
@@ -116,7 +117,7 @@ class _HubModel(
         """Return the model of a folder, of a run's folder, or of a repository on the Hub.
 
         Args:
-            pretrained_model_name_or_path: folder, or owner/name.
+            pretrained_model_name_or_path: folder, owner/name, or a model of the package: "english".
             force_download: as in huggingface_hub.
             token: likewise.
             cache_dir: likewise.
@@ -128,7 +129,7 @@ class _HubModel(
             InputError: no such folder or repository, another kind of model, or a damaged one.
         """
         target = choose_device(device)
-        path = Path(pretrained_model_name_or_path)
+        path = pretrained.folder_of(pretrained_model_name_or_path)
         if not path.exists():
             path = _download(
                 str(pretrained_model_name_or_path), force_download=force_download, token=token,
