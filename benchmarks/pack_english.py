@@ -152,6 +152,7 @@ def main() -> None:
     trainer.save(place, "language_model", overwrite=True, packing=PACKING)
     record = {
         "schema": 1, "case": "english", **machine.origin("python benchmarks/pack_english.py"),
+        "command": f"python benchmarks/pack_english.py MODEL --data DATA --parts {options.parts}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine.describe("cpu"),
         "parts": parts, "n_articles": len(seen), "n_words": sum(len(t.split()) for t in seen),
         **steps_of(options.log), "n_parameters": sum(p.numel() for p in model.parameters()),
