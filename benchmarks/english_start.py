@@ -34,8 +34,8 @@ COMMAND = "import sys; from ulmfit_fast.cli import main; main(sys.argv[1:])"
 def write_coarse(source: Path, target: Path, n_rows: int | None) -> int:
     """Write a table of the texts with the part of their labels before ":", the first n_rows."""
     table = read_table(str(source), labelled=True)
-    pairs = [(text, label.partition(":")[0])
-             for text, label in zip(table.texts, table.labels, strict=True) if label is not None]  # fmt: skip
+    rows = zip(table.texts, table.labels, strict=True)
+    pairs = [(text, label.partition(":")[0]) for text, label in rows if label is not None]
     with target.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("text", "label"), *pairs[:n_rows]])
     return len(pairs[:n_rows])
