@@ -77,7 +77,8 @@ def test_its_card_says_what_it_is(trainer: ULMFiTTrainer) -> None:
     card = (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "<" not in card.replace("](<", ""), "a figure was not filled in"
     assert trainer.tokenizer is not None
-    for expected in ("CC BY-SA 3.0", "Wikipedia", f"{len(trainer.tokenizer.vocab):,}", "perplexity"):
+    n_pieces = f"{len(trainer.tokenizer.vocab):,}"
+    for expected in ("CC BY-SA 3.0", "Wikipedia", n_pieces, "perplexity"):
         assert expected in card
     records = sorted((ROOT / "benchmarks" / "results" / "accuracy").glob("english--*.json"))
     record = json.loads(records[-1].read_text())
