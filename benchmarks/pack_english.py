@@ -66,7 +66,7 @@ def measure(folder: Path, texts: list[str]) -> dict[str, float]:
     model, tokenizer = trainer.language_model, trainer.tokenizer
     if model is None or tokenizer is None or tokenizer.kind != "subword":
         sys.exit(f"{folder}: give the folder of a subword language model")
-    config = trainer.config.with_stage("language_model", batch_size=16)
+    config = trainer.config.with_stage("language_model", batch_size=64)
     train, valid = token_streams(tokenizer, texts[:2], texts, "language_model", config)
     found = LanguageModelTask(model, train, valid, config, "language_model").validate()
     n_tokens = sum(len(ids) for ids in tokenizer.encode(texts))
@@ -109,7 +109,8 @@ def card(record: dict[str, Any]) -> str:
     values = {
         "articles": f"{record['n_articles']:,}",
         "words": f"{record['n_words'] / 1e6:.1f}",
-        "parts": ", ".join(record["parts"]),
+        "parts": ("part " if len(record["parts"]) == 1 else "parts ") + ", ".join(record["parts"]),
+        "before": record["before"],
         "steps": f"{record['steps']:,}",
         "tokens": f"{record['tokens'] / 1e6:.1f}",
         "parameters": f"{record['n_parameters'] / 1e6:.2f}",
@@ -135,7 +136,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--log", type=Path, action="append", default=[], required=True)
-    parser.add_argument("--parts", default="AA,AB,AC,AD")
+    parser.add_argument("--parts", default="AA,AB,AC,AD", help="that the training went through")
+    parser.add_argument("--before", default="", help="a sentence on what it saw before these")
     options = parser.parse_args()
     torch.set_num_threads(1)
     held_out = list(articles(options.data, HELD_OUT_PART))[-N_HELD_OUT:]
@@ -154,7 +156,7 @@ def main() -> None:
         "schema": 1, "case": "english", **machine.origin("python benchmarks/pack_english.py"),
         "command": f"python benchmarks/pack_english.py MODEL --data DATA --parts {options.parts}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine.describe("cpu"),
-        "parts": parts, "n_articles": len(seen), "n_words": sum(len(t.split()) for t in seen),
+        "parts": parts, "before": options.before, "n_articles": len(seen), "n_words": sum(len(t.split()) for t in seen),
         **steps_of(options.log), "n_parameters": sum(p.numel() for p in model.parameters()),
         "vocabulary": len(tokenizer.vocab), "lr": trainer.config.pretrain.lr,
         "batch_size": trainer.config.pretrain.batch_size, "bptt": trainer.config.bptt,
