@@ -27,7 +27,7 @@ TEXT = (
 )
 NOT_ENGLISH = [
     "Der Fluss entspringt in den Hügeln nördlich der Stadt und fließt durch ein weites Tal.",
-    "La rivière prend sa source dans les collines au nord de la ville et traverse une vallée.",
+    "Les habitants souhaitaient depuis longtemps que la mairie reconstruise leur bibliothèque.",
     "Il fiume nasce nelle colline a nord della città e attraversa una valle molto larga.",
     "Река берёт начало на холмах к северу от города и течёт по широкой долине к морю.",
     "2026-11-25T12:07:31Z host7 sshd[1021]: Failed password for adm3 from 10.0.3.21 port 40211",
