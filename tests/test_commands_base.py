@@ -145,7 +145,7 @@ def test_train_says_what_it_starts_from_and_records_it() -> None:
     said = succeed("train", "train.csv", *SHORT).stdout
     assert "\nbase      english (comes with ulmfit_fast, and your texts look English: " in said
     assert "\nmodel     tiny (as in english), subword tokens\n" in said
-    assert "\nrecipe    fastai (keeps what a pretrained model knows), seed 0\n" in said
+    assert "\nrecipe    paper (keeps what a pretrained model knows; for a small one " in said
     summary = json.loads(Path("runs/train/run.json").read_text())
     assert summary["base"] == "english"
     assert summary["why"]["base"].startswith("comes with ulmfit_fast")

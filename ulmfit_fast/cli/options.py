@@ -139,8 +139,9 @@ run_options = _options(
     click.option("--tokenizer", type=click.Choice(["word", "subword"]),
                  help="Default: word; subword for languages that build long words."),
     click.option("--preset", type=click.Choice(["paper", "fastai"]),
-                 help="Recipe of schedules and rates. Default: fastai; to train with --base none, "
-                      "paper with 10 epochs of the language model and 15 of the classifier."),
+                 help="Recipe of schedules and rates. Default: fastai; to train from scratch "
+                      "paper with 10 epochs of the language model and 15 of the classifier, on a "
+                      "base of less than size base paper with 2 and 12."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="Of everything random: the same seed gives the same figures."),
     click.option("--batch-size", type=click.IntRange(min=1),

@@ -223,15 +223,13 @@ class ULMFiTTrainer(StageMakers):
         model = self.classifier if kind == "classifier" else self.language_model
         if model is None or self.tokenizer is None:
             raise InputError(f"no {kind} to save: train one first")
-        if not is_first():
-            return
         config = {
-            **describe_model(model, self.labels), "size": self.size,
-            "train": settings_of(model, self.config).to_dict(),
-            "text_columns": list(self.text_columns),
+            **describe_model(model, self.labels), "text_columns": list(self.text_columns),
+            "size": self.size, "train": settings_of(model, self.config).to_dict(),
         }  # fmt: skip
         place, state = Path(path), model.state_dict()
-        save_model(place, state, config, self.tokenizer, overwrite=overwrite, packing=packing)
+        if is_first():
+            save_model(place, state, config, self.tokenizer, overwrite=overwrite, packing=packing)
 
     @classmethod
     def from_fastai(cls, learn: object) -> ULMFiTTrainer:
@@ -278,10 +276,9 @@ class ULMFiTTrainer(StageMakers):
         trained_with = TrainConfig.from_dict(values["train"])
         settings = config or trained_with
         trainer = cls(
-            replace(settings, precision=precision or settings.precision),
-            size=values["size"], tokenizer_kind=tokenizer.kind, device=device,
+            replace(settings, precision=precision or settings.precision), device=device,
+            size=values["size"], tokenizer_kind=tokenizer.kind, checkpoints=checkpoints,
             observers=observers, cache_dir=cache_dir, cuda_graphs=cuda_graphs,
-            checkpoints=checkpoints,
         )  # fmt: skip
         trainer.tokenizer = tokenizer
         trainer.text_columns = tuple(values.get("text_columns", ()))
