@@ -129,6 +129,27 @@ def test_size(
     assert (choices.size, choices.why_size) == (expected, why)
 
 
+@pytest.mark.parametrize(
+    ("settings", "size", "n_rows", "recipe", "epochs", "lr"),
+    [
+        (Settings(), "small", 500, "paper", (2, 12), 0.01),
+        (Settings(), "tiny", 500, "paper", (2, 12), 0.01),
+        (Settings(), "base", 500, "fastai", (5, 5), 0.02),
+        (Settings(lm_epochs=1, epochs=3, lm_lr=0.1), "small", 500, "paper", (1, 3), 0.1),
+        (Settings(preset="fastai"), "small", 500, "fastai", (5, 5), 0.02),
+        (Settings(), "small", 0, "fastai", (5, 5), 0.02),  # a language model alone
+    ],
+)
+def test_recipe_on_a_base(
+    settings: Settings, size: str, n_rows: int, recipe: str, epochs: tuple[int, int], lr: float
+):
+    base = Base(Path("general"), size, "subword")
+    config = choose(settings, {"language_model": 5_000}, n_rows, "language_model", base).config
+    assert config.recipe == recipe
+    assert (config.language_model.epochs, config.classifier.epochs) == epochs
+    assert config.language_model.lr == lr
+
+
 def test_a_base_has_its_size_and_tokenizer():
     choices = choose(Settings(), {"language_model": 10}, 10, "language_model", BASE)
     assert (choices.size, choices.tokenizer) == ("base", "subword")

@@ -123,3 +123,38 @@ def test_json_of_a_check_is_plain_numbers(folder: Path, tmp_path: Path) -> None:
     check = json.loads(succeed("export", folder, *arguments).stdout)["check"]
     assert check["shortest"] == 1
     assert check["longest"] == export_models.MAX_LEN + 2 * export_models.BPTT + 1
+
+
+@pytest.mark.parametrize("kind", ["int8", "bf16"])
+def test_a_packed_folder_is_small_and_every_verb_reads_it(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    options = ["--to", "packed", *(["--precision", "bf16"] if kind == "bf16" else [])]
+    for name, model in (("classifier", folder), ("lm", folder / "language_model")):
+        said = succeed("export", model, "--out", tmp_path / name, *options).stdout
+        assert f"weights {kind}" in said
+        assert "probabilities by " in said
+        assert json_of(succeed("info", tmp_path / name, "--json"))["packing"] == kind
+    whole, packed = (
+        sum((place / name).stat().st_size for name in os.listdir(place) if name.startswith("model"))
+        for place in (folder / "model", tmp_path / "classifier")
+    )
+    assert packed < {"int8": 0.35, "bf16": 0.6}[kind] * whole  # of small weights
+    texts = tmp_path / "new.txt"
+    texts.write_text("a film to see\nthe cast was dull\n")
+    found, wanted = (
+        [json.loads(line)["probabilities"] for line in
+         succeed("predict", model, texts, "--json", "--precision", "fp32").stdout.splitlines()]
+        for model in (tmp_path / "classifier", folder)
+    )  # fmt: skip
+    for row, expected in zip(found, wanted, strict=True):
+        assert row == pytest.approx(expected, abs=0.05)
+    assert found != wanted
+    assert succeed("generate", tmp_path / "lm", "the", "--tokens", "2").stdout.startswith("the")
+    assert "classifier: exists" in refused(folder, "--out", tmp_path / "classifier", *options)
+    text = tmp_path / "text.txt"
+    text.write_text("kept")
+    assert "stands there and is not a model" in refused(
+        folder, "--out", text, "--overwrite", *options
+    )
+    assert text.read_text() == "kept"

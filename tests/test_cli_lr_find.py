@@ -119,10 +119,10 @@ def test_pictures_are_written(place: Path, tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--stage", "classifier"), "--stage classifier needs the language model"),
+        (("--stage", "classifier", "--base", "none"), "needs the language model"),
         (("--plot", "rates.gif"), "--plot rates.gif: give a file that ends with .svg, .png, .pdf"),
         (("--plot", "nowhere/rates.svg"), "its folder does not exist"),
-        (("--lowest", "1", "--highest", "0.1"), "rates from 1 to 0.1"),
+        (("--lowest", "1", "--highest", "0.1", "--size", "tiny"), "rates from 1 to 0.1"),
         (("--steps", "5"), "--steps"),
         (("--base", "nothing"), "nothing"),
     ],

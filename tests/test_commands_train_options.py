@@ -36,6 +36,24 @@ def test_two_names_of_one_file_are_found_from_another_folder(
         read_record(begun, tmp_path, "train")
 
 
+@pytest.mark.parametrize("name", ["english", "none"])
+def test_names_of_models_are_no_files_of_the_folder(
+    begun: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_record(tmp_path, "train", replace(begun, base=Path(name)))
+    monkeypatch.chdir("/")
+    assert read_record(begun, tmp_path, "train").base == Path(name)
+
+
+def test_a_folder_of_such_a_name_is_a_file_of_the_folder(
+    begun: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "english").mkdir()
+    write_record(tmp_path, "train", replace(begun, base=Path("english")))
+    monkeypatch.chdir("/")
+    assert read_record(begun, tmp_path, "train").base == tmp_path / "english"
+
+
 @pytest.mark.parametrize("gone", ["verb", "folder", "options", "inputs", "a setting"])
 def test_a_damaged_record_is_refused_in_one_line(
     begun: TrainOptions, tmp_path: Path, gone: str

@@ -1,11 +1,13 @@
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from small_english import write_english
 
-from ulmfit_fast import TrainConfig, ULMFiTTrainer, demo, demo_corpus
+from ulmfit_fast import ULMFiTTrainer, demo, demo_corpus, pretrained
 from ulmfit_fast.cli import main
 from ulmfit_fast.demo_corpus import DemoCorpus, Sources, build_demo_corpus, find_sources
 from ulmfit_fast.errors import InputError
@@ -158,35 +160,44 @@ def test_sources_of_this_machine_hold_every_class():
     assert not {"numpy", "torch", "email", "logging", "xml", "XML"} & words
 
 
-def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every stage of the demo one epoch long."""
-    for name, stages in (
-        ("language_model_config", ("pretrain", "language_model")),
-        ("classifier_config", ("classifier",)),
-        ("scratch_config", ("classifier",)),
-    ):
-        full = getattr(demo, name)
-
-        def short(seed: int, full=full, stages=stages) -> TrainConfig:
-            config = full(seed)
-            for stage in stages:
-                config = config.with_stage(stage, epochs=1)
-            return config
-
-        monkeypatch.setattr(demo, name, short)
-
-
-def test_demo_trains_compares_and_says_where_everything_is(
-    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    shorten(monkeypatch)
+@pytest.fixture
+def short(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demo on the small sources, with a small English model, of one epoch a stage."""
+    (tmp_path / "pretrained").mkdir()
+    write_english(tmp_path / "pretrained")
+    monkeypatch.setattr(pretrained, "PLACE", tmp_path / "pretrained")
     monkeypatch.setattr(demo, "find_sources", lambda: sources)
+    full = demo.settings_of
+
+    def settings_of(seed: int, *, from_scratch: bool) -> demo.Settings:
+        settings = replace(full(seed, from_scratch=from_scratch), size="tiny")
+        configs = {}
+        for name in ("language_model", "classifier", "scratch"):
+            config = getattr(settings, name)
+            for stage in ("pretrain", "language_model", "classifier"):
+                config = config.with_stage(stage, epochs=1)
+            configs[name] = config
+        return replace(settings, **configs)
+
+    monkeypatch.setattr(demo, "settings_of", settings_of)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_demo_trains_compares_and_says_where_everything_is(
+    sources: Sources, tmp_path: Path, from_scratch: bool
+):
     out = tmp_path / "demo"
-    result = CliRunner().invoke(main, ["demo", "--out", str(out)])
+    options = ["--from-scratch"] if from_scratch else []
+    result = CliRunner().invoke(main, ["demo", "--out", str(out), *options])
     assert result.exit_code == 0, result.output
     for line in ("stage 1", "stage 2", "stage 3", "same classifier without 1 and 2", "largest"):
         assert line in result.output
     summary = json.loads((out / "run.json").read_text())
+    assert summary["base"] == (None if from_scratch else "english")
+    stages = [stage["stage"] for stage in summary["stages"]]
+    assert stages == ["pretrain"] * from_scratch + ["language_model", "classifier"]
+    assert ("the model 'english', which comes with ulmfit_fast" in result.output) != from_scratch
     accuracy = summary["test"]["accuracy"]
     baselines = (summary["test_from_scratch"]["accuracy"], summary["majority"]["accuracy"])
     assert summary["beats_both_baselines"] == (accuracy > max(baselines))
@@ -200,3 +211,16 @@ def test_demo_trains_compares_and_says_where_everything_is(
     assert model.labels == ["email", "numpy"]
     test = build_demo_corpus(sources).test
     assert model.evaluate(test.texts, test.labels).accuracy == pytest.approx(accuracy)
+
+
+@pytest.mark.usefixtures("short")
+def test_demo_without_a_model_to_begin_with_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pretrained, "PLACE", tmp_path / "nothing")
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "demo")])
+    assert result.exit_code == 2
+    assert (
+        "no model 'english'; train one here, in two minutes more: --from-scratch" in result.output
+    )
+    assert not (tmp_path / "demo").exists()

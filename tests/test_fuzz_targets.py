@@ -22,7 +22,7 @@ from ulmfit_fast.errors import LONGEST_MESSAGE
 from ulmfit_fast.files import LARGEST_JSON, parse_json, read_regular
 from ulmfit_fast.text import read_table
 from ulmfit_fast.text.tokenizer import load_tokenizer
-from ulmfit_fast.training.checkpoint import LARGEST_HEADER, parse_tensors
+from ulmfit_fast.training.tensor_file import LARGEST_HEADER, parse_tensors
 
 N_CHANGES = 200
 ROOT = Path(__file__).resolve().parents[1]

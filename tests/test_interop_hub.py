@@ -312,7 +312,7 @@ def test_a_repository_is_downloaded_without_its_other_files(
     loaded = hub.TextClassifier.from_pretrained("owner/nouns", revision="v1", token="t")
     assert weights_hash(loaded) == weights_hash(classifier)
     assert (asked["name"], asked["revision"], asked["token"]) == ("owner/nouns", "v1", "t")
-    assert set(asked["allow_patterns"]) == {*FILES, "manifest.json"}
+    assert set(asked["allow_patterns"]) == {*FILES, "model.safetensors.xz", "manifest.json"}
 
 
 # --- what is refused

@@ -89,7 +89,7 @@ def damage(path: Path, what: str) -> None:
     ("what", "message"),
     [
         ("bit", "model.safetensors: damaged"),
-        ("version", "format version 99, but this ulmfit_fast reads version 1"),
+        ("version", "format version 99, but this ulmfit_fast reads versions 1 and 2"),
         ("format", "not a model of ulmfit_fast"),
         ("json", "config.json: not valid JSON"),
         ("list", "expected a JSON object, found list"),

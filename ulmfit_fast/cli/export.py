@@ -14,9 +14,9 @@ from ulmfit_fast.cli.values import terminal_of
 @model_argument
 @export_options
 def export(**values: Any) -> None:
-    """Write MODEL as one file for onnxruntime or torch.export, with its tokenizer beside it.
+    """Write MODEL as one file for onnxruntime or torch.export, or as a packed folder.
 
-    MODEL is the folder of a run or its model folder. The file takes batches and texts of any
+    MODEL is the folder of a run or its model folder. A file takes batches and texts of any
     length. It is written once it computes what the model computes.
 
     Example: ulmfit-fast export runs/reviews --out reviews.onnx

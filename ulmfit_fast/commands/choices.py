@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ulmfit_fast import pretrained
 from ulmfit_fast.commands.terminal import count
 from ulmfit_fast.training.config import StageConfig, StageName, TrainConfig
 from ulmfit_fast.training.defaults import (
@@ -82,6 +83,11 @@ class Base:
     size: str
     tokenizer: str
 
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return pretrained.name_of(self.folder)
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -151,7 +157,7 @@ def choose(
     Raises:
         InputError: a number of epochs or rows that is too small, or a device as for check_settings.
     """
-    config, why_recipe = _recipe(settings, has_base=base is not None, has_classifier=n_rows > 0)
+    config, why_recipe = _recipe(settings, base, has_classifier=n_rows > 0)
     for stage, words in n_words.items():
         epochs = settings.lm_epochs if stage == lm else settings.general_epochs
         n_units = n_steps_with(config, words) // settings.processes
@@ -168,7 +174,7 @@ def choose(
     config = replace(config, precision=settings.precision or "auto")
     why_device = "--device" if settings.device else ("found" if device != "cpu" else _why_cpu())
     if base is not None:
-        size, why_size, tokenizer = base.size, f"as in {base.folder}", base.tokenizer
+        size, why_size, tokenizer = base.size, f"as in {base.name}", base.tokenizer
     else:
         size, why_size = _size(settings.size, device, sum(n_words.values()))
         tokenizer = settings.tokenizer or "word"
@@ -178,16 +184,24 @@ def choose(
     )  # fmt: skip
 
 
-def _recipe(settings: Settings, *, has_base: bool, has_classifier: bool) -> tuple[TrainConfig, str]:
+def _recipe(
+    settings: Settings, base: Base | None, *, has_classifier: bool
+) -> tuple[TrainConfig, str]:
     """Return the recipe's settings and why it was taken."""
     if settings.preset is not None:
         return TrainConfig.preset(settings.preset, seed=settings.seed), "--preset"
-    if has_base or not has_classifier:
-        why = "keeps what a pretrained model knows" if has_base else "for pretraining"
-        return default_recipe(settings.seed, keeps_knowledge=True), why
+    if base is None and not has_classifier:
+        return default_recipe(settings.seed, keeps_knowledge=True), "for pretraining"
+    if base is not None:
+        size = base.size if has_classifier else None
+        config = default_recipe(settings.seed, keeps_knowledge=True, base_size=size)
+        why = "keeps what a pretrained model knows"
+        if config.recipe == "paper":
+            why += "; for a small one fastai's last rates are too small"
+        return config, why
     return default_recipe(settings.seed, keeps_knowledge=False), (
-        "without --base the classifier has much to learn, and fastai's last rates are too small "
-        "for that; fewer epochs than published"
+        "without a pretrained model the classifier has much to learn, and fastai's last rates are "
+        "too small for that; fewer epochs than published"
     )
 
 

@@ -1,4 +1,4 @@
-"""`ulmfit-fast export`: a trained model as a file for onnxruntime or torch.export."""
+"""`ulmfit-fast export`: a trained model as a file for other libraries, or as a packed folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ulmfit_fast.commands.terminal import Terminal, count
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.interop.export_check import ExportCheck
 from ulmfit_fast.interop.export_files import check_place, tokenizer_file
+from ulmfit_fast.interop.packed import export_packed
 from ulmfit_fast.text.table import load_table
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -23,10 +24,11 @@ class ExportOptions:
 
     Attributes:
         model: folder of a model, or of the run that made it.
-        to: "onnx" or "torch-export".
-        out: file to write; its tokenizer is written beside it.
+        to: "onnx", "torch-export", or "packed": a model folder of ours.
+        out: file to write, its tokenizer beside it; or the folder.
         precision: of the weights in the file, "fp32" or "bf16".
-        int8: whether weights and products are 8-bit.
+        int8: whether weights and products are 8-bit; a packed folder's weights are unless they
+            are bf16.
         texts: file of texts to check with; None draws tokens.
         overwrite: whether files may stand there.
     """
@@ -47,8 +49,9 @@ def export(options: ExportOptions, terminal: Terminal) -> None:
         InputError: the model, the place or the texts cannot be used, a library is missing, or the
             file differs from the model; nothing is written then.
     """
-    check_place(options.out, SUFFIXES[options.to], overwrite=options.overwrite)
-    if options.to != "onnx" and (options.precision != "fp32" or options.int8):
+    if options.to in SUFFIXES:
+        check_place(options.out, SUFFIXES[options.to], overwrite=options.overwrite)
+    if options.to == "torch-export" and (options.precision != "fp32" or options.int8):
         raise InputError("--to torch-export: weights stay fp32; leave out --precision and --int8")
     if options.int8 and options.precision != "fp32":
         raise InputError(
@@ -64,6 +67,10 @@ def export(options: ExportOptions, terminal: Terminal) -> None:
     _say(trainer, options, check, terminal)
 
 
+def _packing(options: ExportOptions) -> str:
+    return "bf16" if options.precision == "bf16" else "int8"
+
+
 def _texts(source: str | None, columns: tuple[str, ...]) -> list[str]:
     """Read the texts to check with, from the model's columns where the file has them."""
     if source is None:
@@ -74,6 +81,11 @@ def _texts(source: str | None, columns: tuple[str, ...]) -> list[str]:
 
 
 def _export(trainer: ULMFiTTrainer, options: ExportOptions, texts: list[str]) -> ExportCheck:
+    if options.to == "packed":
+        return export_packed(
+            trainer, options.out, packing=_packing(options), overwrite=options.overwrite,
+            texts=texts,
+        )  # fmt: skip
     if options.to == "torch-export":
         from ulmfit_fast.interop.torch_export import export_program
 
@@ -95,9 +107,13 @@ def _say(
     out, beside = options.out, tokenizer_file(options.out)
     classes = len(trainer.labels)
     kind = f"classifier, {classes} classes" if classes else "language model"
-    weights = "int8" if options.int8 else options.precision
-    terminal.say(f"{out}  {out.stat().st_size / 1e6:,.1f} MB  {kind}, weights {weights}")
-    terminal.say(f"{beside}  {beside.stat().st_size / 1e6:,.1f} MB")
+    weights = _packing(options) if options.to == "packed" else options.precision
+    weights = "int8" if options.int8 else weights
+    files = sorted(out.iterdir()) if out.is_dir() else [out]
+    n_bytes = sum(file.stat().st_size for file in files)
+    terminal.say(f"{out}  {n_bytes / 1e6:,.1f} MB  {kind}, weights {weights}")
+    if options.to != "packed":
+        terminal.say(f"{beside}  {beside.stat().st_size / 1e6:,.1f} MB")
     terminal.say(
         f"checked with {count(check.n_texts, 'text')} of {check.shortest:,} to {check.longest:,} "
         f"tokens: logits differ by at most {check.max_difference:.1e}, probabilities by "
@@ -106,8 +122,9 @@ def _say(
     )
     terminal.result(
         {
-            "out": str(out), "tokenizer": str(beside), "bytes": out.stat().st_size,
-            "to": options.to, "precision": options.precision, "int8": options.int8,
+            "out": str(out), "bytes": n_bytes,
+            "tokenizer": str(out / "tokenizer.json" if options.to == "packed" else beside),
+            "to": options.to, "precision": options.precision, "int8": weights == "int8",
             "check": asdict(check),
         }
     )  # fmt: skip

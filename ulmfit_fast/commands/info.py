@@ -13,6 +13,7 @@ from ulmfit_fast import __version__, _native, _ops
 from ulmfit_fast.commands.run_folder import find_model
 from ulmfit_fast.commands.terminal import Terminal, listing
 from ulmfit_fast.kernels import lstm
+from ulmfit_fast.training.checkpoint import read_json
 from ulmfit_fast.training.precision import choose_precision
 from ulmfit_fast.training.trainer import ULMFiTTrainer
 
@@ -100,9 +101,10 @@ def say_model(path: Path, terminal: Terminal) -> None:
         "precision": trainer.config.precision,
         "classes": trainer.labels,
         "text_columns": list(trainer.text_columns),
+        "packing": read_json(folder / "config.json").get("packing"),
     }
     for name, value in facts.items():
-        if value == []:
+        if value in ([], None):
             continue
         shown = f"{len(value)}: {listing(value, 12)}" if isinstance(value, list) else value
         terminal.say(f"{name:12s} {shown}")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from ulmfit_fast.bench.figure import check_plot
 from ulmfit_fast.commands import text_plot
-from ulmfit_fast.commands.base import check_base, check_size
+from ulmfit_fast.commands.base import default_base, given_base
 from ulmfit_fast.commands.cache import cache_folder
 from ulmfit_fast.commands.choices import (
     Base,
@@ -20,7 +20,7 @@ from ulmfit_fast.commands.choices import (
     choose,
     count_words,
 )
-from ulmfit_fast.commands.data import Files, read_general, read_training_data
+from ulmfit_fast.commands.data import Files, TrainingData, read_general, read_training_data
 from ulmfit_fast.commands.terminal import Terminal, count, listing
 from ulmfit_fast.commands.waiting import showing_progress
 from ulmfit_fast.errors import InputError
@@ -42,7 +42,7 @@ class LrFindOptions:
         settings: what the user decided.
         stage: "pretrain" is that of the verb of this name, the others are those of train; None
             takes the classifier where there is a base, else the language model.
-        base: folder of a language model to start from.
+        base: folder of a language model to start from; None chooses as train does.
         rates: lowest, highest, and steps between.
         plot: picture to write.
         cache: folder for numericalized texts; None is the user's cache folder.
@@ -68,20 +68,23 @@ def lr_find(options: LrFindOptions, terminal: Terminal) -> None:
     """
     check_plot(options.plot)
     check_settings(options.settings)
-    if options.base:
-        check_size(options.settings, "--base", options.base)
-    base = check_base(options.base) if options.base else None
+    data = None
+    chosen = given_base(options.base, options.settings, None)
+    if options.stage != "pretrain":
+        data = read_training_data(options.files, options.settings.seed)
+        chosen = chosen or default_base([*data.train.texts, *data.unlabelled])
+    base = chosen.base if chosen else None
     stage = options.stage or ("classifier" if base else "language-model")
     if stage == "classifier" and base is None:
         raise InputError(
             "--stage classifier needs the language model that the classifier starts from: give "
             "one with --base, such as the folder of a run of train or pretrain"
         )
-    texts, labels = _read(options, stage)
+    texts, labels = _read(options.files) if data is None else _of_stage(data, stage)
     choices = _choose(options.settings, base, stage, texts, n_rows=len(labels or ()))
     cache = cache_folder(options.cache, is_wanted=not options.no_cache)
     trainer = _make_trainer(choices, base, cache)
-    _say_plan(options, stage, choices, texts, terminal)
+    _say_plan(options, stage, base, choices, texts, terminal)
     wanted = labels if stage == "classifier" else None
     with showing_progress(terminal) as bar:
         progress = None if bar is None else partial(bar, "range test")
@@ -96,14 +99,15 @@ def lr_find(options: LrFindOptions, terminal: Terminal) -> None:
     terminal.result({**asdict(found), "has_burst": found.has_burst, "command": command})
 
 
-def _read(options: LrFindOptions, stage: StageChoice) -> tuple[Texts, list[str] | None]:
-    """Return the texts of a stage as train and pretrain read them, and the labels of a table."""
-    files = options.files
-    if stage != "pretrain":
-        data = read_training_data(files, options.settings.seed)
-        if stage == "classifier":
-            return data.train.texts, data.train.labels
-        return [*data.train.texts, *data.unlabelled], data.train.labels
+def _of_stage(data: TrainingData, stage: StageChoice) -> tuple[Texts, list[str]]:
+    """Return the texts of a stage of train, and the labels of the table."""
+    if stage == "classifier":
+        return data.train.texts, data.train.labels
+    return [*data.train.texts, *data.unlabelled], data.train.labels
+
+
+def _read(files: Files) -> tuple[Texts, list[str] | None]:
+    """Return the texts as pretrain reads them."""
     table = read_general(files)
     return (table if isinstance(table, TextStream) else table.texts), None
 
@@ -129,14 +133,19 @@ def _make_trainer(choices: Choices, base: Base | None, cache: Path | None) -> UL
 
 
 def _say_plan(
-    options: LrFindOptions, stage: StageChoice, choices: Choices, texts: Texts, terminal: Terminal
+    options: LrFindOptions,
+    stage: StageChoice,
+    base: Base | None,
+    choices: Choices,
+    texts: Texts,
+    terminal: Terminal,
 ) -> None:
     config = choices.config
     name: StageName = "classifier"
     if stage != "classifier":
-        name = "language_model" if options.base else "pretrain"
+        name = "language_model" if base else "pretrain"
     settings: StageConfig = getattr(config, name)
-    start = f"from {options.base}" if options.base else "from scratch"
+    start = f"from {options.base or base.name}" if base else "from scratch"
     rows = f"{settings.batch_size} texts"
     if stage != "classifier":
         rows = f"{settings.batch_size} x {config.bptt} tokens"

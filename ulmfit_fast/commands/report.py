@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ulmfit_fast import __version__
+from ulmfit_fast import __version__, pretrained
 from ulmfit_fast.commands.choices import Choices, count_words, describe_stage
 from ulmfit_fast.commands.data import VALID_SHARE, TrainingData
 from ulmfit_fast.commands.environment import environment
@@ -50,6 +50,7 @@ class Run:
         choices: settings.
         stages: language-model stages, in order.
         base: folder of the language model it starts from.
+        why_base: of training, why it starts from base, or from scratch.
         start: what the user named to start from, where base is made of it for this run alone.
         data: of the classifier; None trains none.
         cache: folder for numericalized texts; None keeps none.
@@ -70,6 +71,7 @@ class Run:
     stages: list[LanguageModelStage]
     base: Path | None
     data: TrainingData | None
+    why_base: str = ""
     start: str | None = None
     cache: Path | None = None
     skipped: list[tuple[str, SkippedRow]] = field(default_factory=list)
@@ -82,6 +84,11 @@ class Run:
     peak_memory: dict[str, int] = field(default_factory=dict)
     has_report: bool = False
     log_to: tuple[str, ...] = ()
+
+    @property
+    def base_name(self) -> str | None:
+        """What the user may call the language model that the run starts from; None without one."""
+        return self.start or (pretrained.name_of(self.base) if self.base else None)
 
     @property
     def epochs(self) -> dict[str, int]:
@@ -107,6 +114,8 @@ def say_plan(run: Run, out: Path, terminal: Terminal) -> None:
         for line in skipped_rows(run.skipped):
             terminal.say(line)
     choices, config = run.choices, run.choices.config
+    if run.data is not None:
+        terminal.fact("base", f"{run.base_name or 'none'} ({run.why_base})")
     terminal.fact("model", f"{choices.size} ({choices.why_size}), {choices.tokenizer} tokens")
     graphs = ", CUDA graphs" if choices.cuda_graphs else ""
     shared = f", {choices.processes} processes" if choices.processes > 1 else ""
@@ -138,7 +147,7 @@ def _stage_lines(run: Run) -> list[str]:
         if stage.name == "pretrain" and (run.data is None or len(run.stages) > 1):
             title = "language model, general text"
         elif stage.name == "pretrain":
-            title += ", from scratch (no --base or --general is given)"
+            title += ", from scratch"
         n_words = count_words(stage.texts)
         lines.append(f"{title}: {describe_stage(config, stage.name, n_words, processes)}")
     if run.data is not None:
@@ -186,7 +195,7 @@ def summarize(run: Run, out: Path) -> dict[str, Any]:
         "out": str(out),
         "command": run.command or command_line(),
         "source": run.source,
-        "base": run.start or (str(run.base) if run.base else None),
+        "base": run.base_name,
         "size": run.choices.size,
         "tokenizer": run.choices.tokenizer,
         "device": run.choices.device,
@@ -194,6 +203,7 @@ def summarize(run: Run, out: Path) -> dict[str, Any]:
         "cuda_graphs": run.choices.cuda_graphs,
         "processes": run.choices.processes,
         "why": {
+            "base": run.why_base,
             "size": run.choices.why_size,
             "device": run.choices.why_device,
             "recipe": run.choices.why_recipe,

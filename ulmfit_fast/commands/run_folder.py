@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ulmfit_fast import pretrained
 from ulmfit_fast.errors import InputError, RankLostError, TrainingStopped
 from ulmfit_fast.text import SkippedRow
 from ulmfit_fast.text.shards import check_source, name_of_source
@@ -168,10 +169,11 @@ def find_model(path: Path, *kinds: str) -> Path:
     """Return the model's folder, given it or the run's folder around it.
 
     Args:
-        path: what the user named.
+        path: what the user named; also a model of the package, by its name.
         kinds: "model" (a classifier) or "language_model", the one to be preferred first.
     """
     check_finished(path)
+    path = pretrained.folder_of(path)
     if (path / "config.json").exists():
         return path
     return next((path / kind for kind in kinds if (path / kind).is_dir()), path)

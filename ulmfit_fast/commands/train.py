@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ulmfit_fast.commands.base import check_base, check_size
+from ulmfit_fast.commands.base import check_base, check_size, default_base, given_base
 from ulmfit_fast.commands.cache import cache_folder
 from ulmfit_fast.commands.choices import Base, check_settings, choose, count_words
 from ulmfit_fast.commands.convert import ConvertOptions, read_source
@@ -72,18 +72,14 @@ def _prepared(
             _say_finished(folder, terminal)
             return None
         options = read_record(options, folder.unfinished, "train")
-    if options.base and options.files.general:
-        raise InputError(
-            "--base and --general exclude each other: give a pretrained model, or the text to "
-            "pretrain one on"
-        )
     check_settings(options.settings)
-    if options.base:
-        check_size(options.settings, "--base", options.base)
-    base = check_base(options.base) if options.base else None
+    chosen = given_base(options.base, options.settings, options.files.general)
     data = read_training_data(options.files, options.settings.seed)
+    base, why = chosen or default_base([*data.train.texts, *data.unlabelled])
     stages = _language_model_stages(data, base, options.settings.seed)
-    return _choose(options, stages, base=base, data=data), folder, options
+    run = _choose(options, stages, base=base, data=data)
+    run.why_base = why
+    return run, folder, options
 
 
 def pretrain(options: TrainOptions, terminal: Terminal) -> None:

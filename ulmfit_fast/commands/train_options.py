@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ulmfit_fast import pretrained
 from ulmfit_fast.commands.choices import Settings
 from ulmfit_fast.commands.data import Files
 from ulmfit_fast.commands.invocation import command_line
@@ -35,7 +36,7 @@ class TrainOptions:
     Attributes:
         files: what to read.
         settings: what the user decided.
-        base: folder of a language model to start from.
+        base: folder or name of a language model to start from, or "none"; None leaves it open.
         start: of `pretrain`: the same, or a file or address of fastai's.
         out: folder of the run; None is `runs/<name of the file>`.
         overwrite: whether to replace a finished run.
@@ -76,6 +77,8 @@ class TrainOptions:
         return self.time_limit_s - (time.monotonic() - self.began)
 
 
+#: In place of a folder as --base; where a folder of this name stands, it goes first.
+NAMES = (pretrained.DEFAULT, "none")
 #: What goes on with a run decides anew.
 _OF_ONE_PROCESS = (
     "out", "resume", "checkpoint_every_s", "time_limit_s", "rank_timeout_s", "began",
@@ -174,7 +177,9 @@ def _relative_to(options: TrainOptions, folder: Path) -> TrainOptions:
         return None if path is None else folder / path
 
     files = options.files
-    start = options.start
+    start, base = options.start, options.base
+    if base is not None and ((folder / base).exists() or str(base) not in NAMES):
+        base = folder / base
     if start is not None and (folder / start).exists():
         start = moved(start)
     return replace(
@@ -184,7 +189,7 @@ def _relative_to(options: TrainOptions, folder: Path) -> TrainOptions:
             test=moved(files.test), general=moved(files.general),
             unlabelled=tuple(moved(name) or "" for name in files.unlabelled),
         ),
-        base=moved_path(options.base), cache=moved_path(options.cache), start=start,
+        base=base, cache=moved_path(options.cache), start=start,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from ulmfit_fast import model as models
+from ulmfit_fast import pretrained
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.interop.model_card import Card, body, card_of_run, card_of_values
 from ulmfit_fast.interop.model_folder import (
@@ -39,7 +40,13 @@ from ulmfit_fast.interop.model_folder import (
 )
 from ulmfit_fast.text.batches import ClassifierBatches
 from ulmfit_fast.text.corpus import Corpus
-from ulmfit_fast.training.checkpoint import FILES, FORMAT, read_json, save_model
+from ulmfit_fast.training.checkpoint import (
+    FILES,
+    FORMAT,
+    PACKED_WEIGHTS,
+    read_json,
+    save_model,
+)
 from ulmfit_fast.training.device import choose_device
 from ulmfit_fast.training.evaluation import Prediction, predictions
 from ulmfit_fast.training.inference import InferenceCopy
@@ -110,7 +117,7 @@ class _HubModel(
         """Return the model of a folder, of a run's folder, or of a repository on the Hub.
 
         Args:
-            pretrained_model_name_or_path: folder, or owner/name.
+            pretrained_model_name_or_path: folder, owner/name, or a model of the package: "english".
             force_download: as in huggingface_hub.
             token: likewise.
             cache_dir: likewise.
@@ -122,7 +129,7 @@ class _HubModel(
             InputError: no such folder or repository, another kind of model, or a damaged one.
         """
         target = choose_device(device)
-        path = Path(pretrained_model_name_or_path)
+        path = pretrained.folder_of(pretrained_model_name_or_path)
         if not path.exists():
             path = _download(
                 str(pretrained_model_name_or_path), force_download=force_download, token=token,
@@ -321,7 +328,7 @@ def _download(name: str, **options: Any) -> Path:
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is None:
         raise InputError(f"{name}: no such folder; give a model's folder, or owner/name on the Hub")
     try:
-        return Path(snapshot_download(name, allow_patterns=list(CONTENT), **options))
+        return Path(snapshot_download(name, allow_patterns=[*CONTENT, PACKED_WEIGHTS], **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"{name}: no such folder here, and not to be had from the Hub: {one_line(error)}"

@@ -35,7 +35,7 @@ from ulmfit_fast.training.trainer import ULMFiTTrainer
 FOLDER_OF = {"classifier": "model", "language_model": "language_model"}
 #: Entries of config.json that are ours; others are kept as they are.
 KNOWN = {"format", "format_version", "kind", "size", "model", "train", "labels", "head_size"}
-KNOWN |= {"text_columns"}
+KNOWN |= {"text_columns", "packing", "unpacked_bytes"}
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ class ULMFiTClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     the last epoch are kept.
 
     Attributes:
-        base: folder of a language model, or of the run that made it, to start from; None trains
-            one on the texts of fit alone.
+        base: folder of a language model, or of the run that made it, to start from, or "english",
+            which comes with the package; None trains one on the texts of fit alone.
         size: of a new model, "tiny", "small" or "base".
         tokenizer: of a new model, "word" or "subword"; None takes "word".
         preset: recipe, "paper" or "fastai".

@@ -111,8 +111,13 @@ def new_trainer(given: Parameters, texts: list[str], n_labelled: int, seed: int)
         InputError: no such device, or no language model at base.
     """
     device, n_words = choose_device(given.device), count_words(texts)
+    model = companions = base_size = None
+    if given.base is not None:
+        tensors, header, tokenizer = read_folder(Path(given.base), "language_model")
+        model, companions = restore(tensors, header, tokenizer, str(given.base))
+        base_size = companions.size
     if given.preset is None:
-        config = default_recipe(seed, keeps_knowledge=given.base is not None)
+        config = default_recipe(seed, keeps_knowledge=model is not None, base_size=base_size)
     else:
         config = TrainConfig.preset(given.preset, seed=seed)
     config = replace(config, precision=given.precision)
@@ -123,10 +128,8 @@ def new_trainer(given: Parameters, texts: list[str], n_labelled: int, seed: int)
     config = with_stage_length(config, "classifier", given.epochs, given.batch_size, n_labelled)
     if given.lr is not None:
         config = config.with_stage("classifier", lr=float(given.lr))
-    if given.base is None:
+    if model is None or companions is None:
         size = given.size or default_size(device.type, n_words)
         kind = given.tokenizer or KINDS[0]
         return ULMFiTTrainer(config, size=size, tokenizer_kind=kind, device=str(device))
-    tensors, header, tokenizer = read_folder(Path(given.base), "language_model")
-    model, companions = restore(tensors, header, tokenizer, str(given.base))
     return trainer_of(model, replace(companions, settings=config), device=str(device))

@@ -1,6 +1,6 @@
 """Model directories: safetensors and JSON, written whole or not at all, checked when read.
 
-    model.safetensors  tensors
+    model.safetensors  tensors; in a packed model model.safetensors.xz, see packing.py
     config.json        format, version, kind and everything needed to rebuild the model
     tokenizer.json     vocabulary and rules
     manifest.json      SHA-256 of the other files, written last
@@ -21,20 +21,24 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
+from ulmfit_fast import pretrained
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.files import LARGEST_JSON, parse_object, read_regular
 from ulmfit_fast.text.tokenizer import Tokenizer, parse_tokenizer
+from ulmfit_fast.training.packing import check_packing, pack, unpack
+from ulmfit_fast.training.tensor_file import parse_tensors
 
 FORMAT = "ulmfit_fast"
 FORMAT_VERSION = 1
-FILES = ("model.safetensors", "config.json", "tokenizer.json")
-#: Bytes of a safetensors header; one of ours has some hundred tensors, 100 bytes each. The library
-#: takes up to 100 MB, for which it needs several times as much memory.
-LARGEST_HEADER = 4 << 20
+PACKED_VERSION = 2  # of folders with packed weights, which earlier releases refuse by it
+WEIGHTS, PACKED_WEIGHTS = "model.safetensors", "model.safetensors.xz"
+FILES = (WEIGHTS, "config.json", "tokenizer.json")
+PACKED_FILES = (PACKED_WEIGHTS, *FILES[1:])
+#: Entries of config.json that are of the folder, not of the model.
+OWN_ENTRIES = ("format", "format_version", "packing", "unpacked_bytes")
 
 
 def save_model(
@@ -44,29 +48,40 @@ def save_model(
     tokenizer: Tokenizer,
     *,
     overwrite: bool = False,
+    packing: str | None = None,
 ) -> None:
     """Write a model directory; a model of the same kind that stands there is replaced.
 
     Args:
         path: the directory.
         tensors: state dict without shared tensors.
-        config: JSON values; format and version are added.
+        config: JSON values; format, version and packing are set.
         tokenizer: saved beside the weights.
         overwrite: whether a model of another kind may stand there.
+        packing: "int8" or "bf16" rounds the weights to a smaller file; None keeps every bit.
 
     Raises:
-        InputError: something else than a model of this kind stands at path.
+        InputError: something else than a model of this kind stands at path, or no such packing, or
+            weights that cannot be packed.
         OSError: the disk refuses; what stood at path before is still there.
     """
     path = path.resolve()
     check_replaceable(path, None if overwrite else config.get("kind"))
-    with new_directory(path) as folder:
+    files, version = FILES, FORMAT_VERSION
+    described = {name: value for name, value in config.items() if name not in OWN_ENTRIES}
+    if packing is None:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        (folder / "model.safetensors").write_bytes(save(contiguous))
-        header = {"format": FORMAT, "format_version": FORMAT_VERSION, **config}
+        content = save(contiguous)
+    else:
+        files, version = PACKED_FILES, PACKED_VERSION
+        content, n_bytes = pack(tensors, packing)
+        described |= {"packing": packing, "unpacked_bytes": n_bytes}
+    header = {"format": FORMAT, "format_version": version, **described}
+    with new_directory(path) as folder:
+        (folder / files[0]).write_bytes(content)
         (folder / "config.json").write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
         tokenizer.save(folder / "tokenizer.json")
-        manifest = {name: sha256(folder / name) for name in FILES}
+        manifest = {name: sha256(folder / name) for name in files}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
@@ -74,16 +89,17 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Tokenizer
     """Read a model directory and check every byte of it.
 
     Args:
-        path: the directory.
+        path: the directory; where nothing stands, the name of a model of the package.
 
     Returns:
-        tensors: on the CPU.
+        tensors: on the CPU; packed ones in float32.
         config: as save_model got it, with format and version.
         tokenizer: ready to use.
 
     Raises:
         InputError: no such directory, not a model, a file missing or damaged, or another version.
     """
+    path = pretrained.folder_of(path)
     if not path.exists():
         raise InputError(f"{path}: no such model directory; {advice(path)}")
     config_file = path / "config.json"
@@ -94,19 +110,15 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Tokenizer
         raise InputError(
             f"{config_file}: not a model of ulmfit_fast (format {config.get('format')!r})"
         )
-    if config.get("format_version") != FORMAT_VERSION:
-        raise InputError(
-            f"{config_file}: format version {config.get('format_version')!r}, but this ulmfit_fast "
-            f"reads version {FORMAT_VERSION}; install the version that wrote it, or train again"
-        )
-    for name in (*FILES, "manifest.json"):
+    files = _files_of(config, config_file)
+    for name in (*files, "manifest.json"):
         if not (path / name).exists():
             raise InputError(
                 f"{path}: {name} is missing, so the model is half written; train again"
             )
     manifest = read_json(path / "manifest.json")
     contents: dict[str, bytes] = {}
-    for name in FILES:
+    for name in files:
         contents[name] = read_regular(path / name, LARGEST_JSON if name.endswith(".json") else None)
         if manifest.get(name) != hashlib.sha256(contents[name]).hexdigest():
             raise InputError(
@@ -115,34 +127,39 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Tokenizer
             )
     # What was hashed is what is used: a file may change between two looks.
     config = parse_object(contents["config.json"], config_file)
-    tensors = parse_tensors(contents.pop("model.safetensors"), path / "model.safetensors")
+    if _files_of(config, config_file) != files:
+        raise InputError(f"{config_file}: changed while it was read; try again")
+    weights, where = contents.pop(files[0]), path / files[0]
+    if files == PACKED_FILES:
+        tensors = unpack(weights, config["packing"], config["unpacked_bytes"], where)
+    else:
+        tensors = parse_tensors(weights, where)
     tokenizer = parse_tokenizer(contents["tokenizer.json"], path / "tokenizer.json")
     return tensors, config, tokenizer
 
 
-def parse_tensors(data: bytes, name: object) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, on the CPU.
-
-    Args:
-        data: content of the file.
-        name: of the file, for messages.
+def _files_of(config: dict[str, Any], config_file: Path) -> tuple[str, ...]:
+    """Return the names of a model's files, by the version of its format.
 
     Raises:
-        InputError: it is no such file, or has tensors that torch cannot hold.
+        InputError: another version, or a packing that is unknown or has no size.
     """
-    n_bytes = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or n_bytes > min(LARGEST_HEADER, len(data) - 8):
+    version = config.get("format_version")
+    if version == FORMAT_VERSION:
+        return FILES
+    if version != PACKED_VERSION:
         raise InputError(
-            f"{name}: not readable (a header of {n_bytes:,} bytes in {len(data):,}); train again"
+            f"{config_file}: format version {version!r}, but this ulmfit_fast reads versions "
+            f"{FORMAT_VERSION} and {PACKED_VERSION}; install the version that wrote it, or train "
+            "again"
         )
-    # As the library does, whose parser of JSON stops at a depth; the bytes begin with "{".
-    if data[8:9] != b"{":
-        raise InputError(f"{name}: not readable (its header is no JSON object); train again")
     try:
-        return load(data)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        # A dtype of another version of the library is a KeyError, sizes beyond 64 bits the others.
-        raise InputError(f"{name}: not readable ({error}); train again") from error
+        check_packing(config.get("packing"))
+    except InputError as error:
+        raise InputError(f"{config_file}: {error}; the file is damaged") from error
+    if type(config.get("unpacked_bytes")) is not int:
+        raise InputError(f"{config_file}: has no unpacked_bytes; the file is damaged")
+    return PACKED_FILES
 
 
 def advice(path: Path) -> str:

@@ -23,7 +23,8 @@ from torch import Tensor
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.files import LARGEST_JSON, parse_object, read_regular
 from ulmfit_fast.text.tokenizer import Tokenizer, parse_tokenizer
-from ulmfit_fast.training.checkpoint import new_directory, parse_tensors
+from ulmfit_fast.training.checkpoint import new_directory
+from ulmfit_fast.training.tensor_file import parse_tensors
 
 FORMAT = "ulmfit_fast.snapshot"
 FORMAT_VERSION = 1

@@ -84,8 +84,7 @@ class ULMFiTTrainer(StageMakers):
         self.size, self.tokenizer_kind = size, tokenizer_kind
         self.device = choose_device(device)
         self.observers = list(observers)
-        self.cache_dir = cache_dir
-        self.cuda_graphs = cuda_graphs
+        self.cache_dir, self.cuda_graphs = cache_dir, cuda_graphs
         if cuda_graphs:
             check_cuda_graphs(self.device)
         choose_precision(self.config.precision, self.device)
@@ -211,31 +210,33 @@ class ULMFiTTrainer(StageMakers):
         logits, _ = classify(classifier, batches, self.precision, self._copies)
         return predictions(logits, self.labels)
 
-    def save(self, path: str | Path, kind: str | None = None, *, overwrite: bool = False) -> None:
+    def save(
+        self, path: str | Path, kind: str | None = None, *, overwrite: bool = False,
+        packing: str | None = None,
+    ) -> None:  # fmt: skip
         """Write a model directory: safetensors and JSON, whole or not at all; in rank 0.
 
         Args:
             path: the directory; a model of the same kind that stands there is replaced.
             kind: "classifier" or "language_model"; None takes the classifier where there is one.
             overwrite: whether a model of another kind may stand there.
+            packing: "int8" or "bf16" rounds the weights to a smaller file; None keeps every bit.
 
         Raises:
-            InputError: nothing of that kind was trained, or something else stands at path.
+            InputError: nothing of that kind was trained, it cannot be packed, or path is taken.
             OSError: the disk refuses; what stood at path before is still there.
         """
         kind = kind or ("language_model" if self.classifier is None else "classifier")
         model = self.classifier if kind == "classifier" else self.language_model
         if model is None or self.tokenizer is None:
             raise InputError(f"no {kind} to save: train one first")
-        if not is_first():
-            return
         config = {
-            **describe_model(model, self.labels),
-            "size": self.size,
-            "train": settings_of(model, self.config).to_dict(),
-            "text_columns": list(self.text_columns),
-        }
-        save_model(Path(path), model.state_dict(), config, self.tokenizer, overwrite=overwrite)
+            **describe_model(model, self.labels), "text_columns": list(self.text_columns),
+            "size": self.size, "train": settings_of(model, self.config).to_dict(),
+        }  # fmt: skip
+        place, state = Path(path), model.state_dict()
+        if is_first():
+            save_model(place, state, config, self.tokenizer, overwrite=overwrite, packing=packing)
 
     @classmethod
     def from_fastai(cls, learn: object) -> ULMFiTTrainer:
@@ -266,7 +267,7 @@ class ULMFiTTrainer(StageMakers):
         """Read a model directory.
 
         Args:
-            path: the directory.
+            path: the directory, or the name of a model of the package, such as "english".
             config: settings of the stages to come; None takes those it was trained with.
             device: as for the class.
             observers: as for the class.
@@ -282,10 +283,9 @@ class ULMFiTTrainer(StageMakers):
         header = checked_header(values, tokenizer, f"{path}: config.json")
         settings = config or header.settings
         trainer = cls(
-            replace(settings, precision=precision or settings.precision),
-            size=header.size, tokenizer_kind=tokenizer.kind, device=device,
+            replace(settings, precision=precision or settings.precision), device=device,
+            size=header.size, tokenizer_kind=tokenizer.kind, checkpoints=checkpoints,
             observers=observers, cache_dir=cache_dir, cuda_graphs=cuda_graphs,
-            checkpoints=checkpoints,
         )  # fmt: skip
         trainer.tokenizer, trainer.text_columns = tokenizer, header.text_columns
         model = restore_model(header.model, header.settings, tensors, str(path))
@@ -336,9 +336,8 @@ class ULMFiTTrainer(StageMakers):
 
     def _run(self, stage: Stage) -> Outcome:
         self._copies.clear()
-        recorder = None
-        if self.cuda_graphs and stage.name != "classifier":
-            recorder = CudaRecorder(self.device)
+        is_graphed = self.cuda_graphs and stage.name != "classifier"
+        recorder = CudaRecorder(self.device) if is_graphed else None
         return self._stages.run(stage, self.device, self.observers, recorder)
 
     def _run_language_model(self, stage: Stage) -> StageResult:
