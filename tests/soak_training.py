@@ -3,12 +3,12 @@
     OMP_NUM_THREADS=1 python tests/soak_training.py [--steps 50000] [--device cuda]
 
 All three stages of a tiny model, with checkpoints, log file, progress, TensorBoard where it is
-installed, validation and unfreezing. Every 100 steps: resident memory, open files, threads, objects
-that the garbage collector knows after a collection, on a GPU its allocated memory. Of each stage
-the first fifth is left out, in which caches fill. The slope is Theil and Sen's, its interval a
-bootstrap of blocks of neighbouring samples. Ends with 1 where the upper end of an interval, taken
-to 50,000 steps, is above the limit, and writes
-benchmarks/results/reliability/soak--<cpu or gpu>--<yyyymmdd>.json.
+installed, validation and unfreezing. Every 100 steps: resident memory once what is free went back
+to the system (a training does that twice a minute), open files, threads, objects that the garbage
+collector knows after a collection, on a GPU its allocated memory. Of each stage the first fifth is
+left out, in which caches fill. The slope is Theil and Sen's, its interval a bootstrap of blocks of
+neighbouring samples. Ends with 1 where the upper end of an interval, taken to 50,000 steps, is
+above the limit, and writes benchmarks/results/reliability/soak--<cpu or gpu>--<yyyymmdd>.json.
 
 What grows by design is bounded and taken out: the history keeps up to 2,000 points of a stage.
 """
@@ -36,12 +36,14 @@ import torch
 from small_training import draw_texts, small_config
 
 from ulmfit_fast import ULMFiTTrainer
+from ulmfit_fast.training.heap import find_trim
 from ulmfit_fast.training.history import StageHistory
 from ulmfit_fast.training.observer import Observer, Step
 from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog
 from ulmfit_fast.training.resume import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
+TRIM = find_trim()
 #: Shares of the stages in all steps.
 SHARES = {"pretrain": 0.4, "language_model": 0.3, "classifier": 0.3}
 EPOCHS = 20
@@ -75,6 +77,8 @@ def read_process(device: str) -> dict[str, float]:
     found["threads"] = float(threading.active_count())
     place = Path("/proc/self")
     if place.is_dir():
+        if TRIM is not None:
+            TRIM()
         pages = int((place / "statm").read_text().split()[1])
         found["rss_mib"] = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
         found["files"] = float(len(os.listdir(place / "fd")))

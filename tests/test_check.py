@@ -165,6 +165,11 @@ def test_many_equal_texts_cost_no_more_than_others() -> None:
     assert list(near_pairs(Words(texts))) == [(0, 1)]
 
 
+def test_a_tag_that_never_ends_takes_no_longer_than_its_length() -> None:
+    texts = ["<a href=x" + " " * 100_000, "<a" + " b" * 100_000, "good film", "bad film"]
+    assert "html" not in names_of(find_problems(Tables(table_of(texts))))
+
+
 def test_the_length_that_is_pooled_is_the_recipes() -> None:
     assert min(TrainConfig.preset(name).max_len for name in ("paper", "fastai")) == MAX_LEN
 

@@ -18,7 +18,7 @@ def resident_mib() -> float:
     return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-@pytest.mark.skipif(heap._malloc_trim() is None, reason="no glibc here")
+@pytest.mark.skipif(heap.find_trim() is None, reason="no glibc here")
 def test_pages_between_what_is_still_in_use_are_given_back() -> None:
     # Below glibc's least size for a mapping of its own, so all of it is of the heap.
     pairs = [(torch.ones(25_000), torch.ones(16)) for _ in range(2_000)]
@@ -46,5 +46,5 @@ def test_it_is_done_as_often_as_said() -> None:
 
 def test_another_c_library_has_nothing_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "win32")
-    assert heap._malloc_trim() is None
+    assert heap.find_trim() is None
     Heap().trim_if_due()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from small_training import draw_texts
 
 from ulmfit_fast import InputError, ULMFiTTrainer
 from ulmfit_fast.errors import TrainingStopped
-from ulmfit_fast.training.lock import LOCK, locked
+from ulmfit_fast.training.lock import LOCK, _fcntl, locked
 from ulmfit_fast.training.observer import Observer
 from ulmfit_fast.training.resume import Checkpoints
 
@@ -158,3 +159,29 @@ def test_a_folder_that_cannot_be_locked_is_used_all_the_same(tmp_path: Path) -> 
     checkpoints = Checkpoints(tmp_path / "file" / "checkpoints", warn=said.append)
     with checkpoints.locked(), checkpoints.locked():
         assert checkpoints.paths() == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_lock_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(code, "not here")
+
+    monkeypatch.setattr(_fcntl, "flock", refuse)
+    with locked(tmp_path), locked(tmp_path):
+        pass
+
+
+def test_a_lock_whose_file_cannot_be_removed_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(OSError, match="read-only"), locked(tmp_path):
+            pass
+    with locked(tmp_path):
+        pass

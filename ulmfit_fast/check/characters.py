@@ -37,7 +37,7 @@ _TAG_NAMES = (
     "|small|span|strong|style|sub|sup|svg|table|tbody|td|th|thead|title|tr|u|ul"
 )
 _TAG = re.compile(
-    rf"</?(?:{_TAG_NAMES})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>|<!--|<!doctype", re.IGNORECASE
+    rf"</?(?:{_TAG_NAMES})(?:\s+[\w:-]+\s*=[^<>]*|\s*/?)>|<!--|<!doctype", re.IGNORECASE
 )
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}\d?|#\d{1,6}|#x[0-9a-f]{1,5});", re.IGNORECASE)
 # A table is of one script if so much of it is; Chinese, Japanese and Korean texts mix theirs.

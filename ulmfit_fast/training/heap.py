@@ -28,7 +28,7 @@ class Heap:
         trim: Callable[[], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._trim = trim or _malloc_trim()
+        self._trim = trim or find_trim()
         self._clock = clock
         self._trimmed_at = clock()
 
@@ -39,7 +39,7 @@ class Heap:
             self._trimmed_at = self._clock()
 
 
-def _malloc_trim() -> Callable[[], object] | None:
+def find_trim() -> Callable[[], object] | None:
     """Return glibc's malloc_trim of everything; None where there is another C library."""
     if not sys.platform.startswith("linux"):
         return None

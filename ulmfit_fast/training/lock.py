@@ -21,7 +21,7 @@ LOCK = ".lock"
 _fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 _msvcrt: Any = import_module("msvcrt") if find_spec("msvcrt") else None
 #: What file systems answer that cannot lock, such as some of a network.
-_CANNOT = (errno.ENOLCK, errno.ENOTSUP)
+_CANNOT = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class FolderLock:
@@ -100,9 +100,11 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if _is_at(descriptor, path) and _msvcrt is None:  # Windows removes no file that is open
-            path.unlink()
-        os.close(descriptor)
+        try:
+            if _is_at(descriptor, path) and _msvcrt is None:  # Windows removes no file that is open
+                path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _open_locked(path: Path) -> int:
