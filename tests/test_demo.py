@@ -188,7 +188,7 @@ def test_demo_trains_compares_and_says_where_everything_is(
     sources: Sources, tmp_path: Path, from_scratch: bool
 ):
     out = tmp_path / "demo"
-    options = ["--from-scratch"] if from_scratch else []
+    options = [] if from_scratch else ["--english"]
     result = CliRunner().invoke(main, ["demo", "--out", str(out), *options])
     assert result.exit_code == 0, result.output
     for line in ("stage 1", "stage 2", "stage 3", "same classifier without 1 and 2", "largest"):
@@ -218,9 +218,7 @@ def test_demo_without_a_model_to_begin_with_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(pretrained, "PLACE", tmp_path / "nothing")
-    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "demo")])
+    result = CliRunner().invoke(main, ["demo", "--english", "--out", str(tmp_path / "demo")])
     assert result.exit_code == 2
-    assert (
-        "no model 'english'; train one here, in two minutes more: --from-scratch" in result.output
-    )
+    assert "no model 'english'; train one here: leave --english out" in result.output
     assert not (tmp_path / "demo").exists()

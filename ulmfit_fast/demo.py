@@ -44,7 +44,7 @@ from ulmfit_fast.training.trainer import ULMFiTTrainer
 SENTENCE = (
     "Wait until every task of the group has finished, then return what the coroutines gave back."
 )
-# With stage 1 on docstrings (--from-scratch). The size "tiny" halves these. Chosen on another split
+# With stage 1 on docstrings. The size "tiny" halves these. Chosen on another split
 # of this corpus (demo_corpus.SPLIT), 480 labels, 736 texts, 2026-11-23:
 # - a language model this small learns more with next to no dropout and strong weight decay, which
 #   also keeps its embeddings short enough to move in stage 3;
@@ -112,6 +112,7 @@ def settings_of(seed: int, *, from_scratch: bool) -> Settings:
     lm = TrainConfig.preset("fastai", seed=seed, bptt=40, max_vocab=5_000, min_freq=2)
     classifier = TrainConfig.preset("paper", seed=seed, bptt=40, alpha=0.0, beta=0.0, patience=0)
     if not from_scratch:
+        # Wikipedia's words are not those of docstrings: accuracy 0.42 on the other split.
         lm = lm.with_stage("language_model", epochs=4, lr=0.01, batch_size=16)
         classifier = classifier.with_stage("classifier", epochs=20, lr=0.01, batch_size=16)
         scratch = classifier.with_stage("pretrain", lr=0.006)
@@ -129,7 +130,7 @@ def settings_of(seed: int, *, from_scratch: bool) -> Settings:
     return Settings(None, "tiny", lm, classifier, scratch)
 
 
-def run_demo(out: Path, seed: int, terminal: Terminal, *, from_scratch: bool = False) -> None:
+def run_demo(out: Path, seed: int, terminal: Terminal, *, from_scratch: bool = True) -> None:
     """Build the corpus, train, compare, save and say where everything is.
 
     Args:
@@ -147,8 +148,8 @@ def run_demo(out: Path, seed: int, terminal: Terminal, *, from_scratch: bool = F
     folder, settings = RunFolder(out, overwrite=True), settings_of(seed, from_scratch=from_scratch)
     if settings.base is not None and settings.base not in pretrained.names():
         raise InputError(
-            f"demo: this installation has no model {settings.base!r}; train one here, in two "
-            "minutes more: --from-scratch"
+            f"demo: this installation has no model {settings.base!r}; train one here: "
+            "leave --english out"
         )
     terminal.say("Reading docstrings of the Python standard library, numpy and torch ...")
     corpus = build_demo_corpus(find_sources())
