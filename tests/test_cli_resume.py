@@ -158,10 +158,12 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_go_on_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(monkeypatch)
     write_rows(folder / "train.csv", 61)
+    (folder / "empty").mkdir()
     for arguments, message in [
         (["train", "--resume", "runs/train"], "train.csv: missing or changed since"),
         (["pretrain", "--resume", "runs/train"], "begun by train; go on with: ulmfit-fast train"),
         (["train", "--resume", "runs/other"], "--resume runs/other: there is no run"),
+        (["train", "--resume", "empty"], "--resume empty: there is no run"),
         (["train", "--resume", "runs/train", "--size", "tiny"], "--resume takes --size from the"),
         (["train", "x.csv", "--resume", "runs/train"], "--resume takes FILE from the run"),
         (["train"], "missing argument 'FILE'"),

@@ -31,6 +31,8 @@ def parquet_of_columns(**columns: object) -> bytes:
 # Shards, then the one that is to be named, what is wrong with it, and what to do.
 BAD: dict[str, tuple[dict[str, bytes], str, str, str]] = {
     "unknown kind": ({"a_jsonl": GOOD, "b_bin": b"x"}, "b.bin", "is no shard", "**/*.jsonl"),
+    "beside packed ones": ({"a_jsonl_gz": gzip.compress(GOOD), "b_bin": b"x"}, "b.bin",
+                           "is no shard", "**/*.jsonl.gz"),
     "packed otherwise": ({"a_jsonl_zst": b"x"}, "a.jsonl.zst", "is no shard", "unpack it first"),
     "arrow": ({"a_arrow": b"x"}, "a.arrow", "is no shard", "to_parquet"),
     "labelled kind": ({"a_label": b"x:y z"}, "a.label", "is no shard", "move it out"),

@@ -26,10 +26,10 @@ from ulmfit_fast.cli.values import check_resume, files_of, settings_of, terminal
 def pretrain(ctx: click.Context, /, **values: Any) -> None:
     """Train a language model on FILE, text of any kind, from scratch or --from another one.
 
-    FILE may also be a folder of parquet, jsonl, csv or txt files, or a pattern in quotes, such as
-    'corpus/**/train-*.parquet': memory does not grow with what they hold. In a .txt file every line
-    is a text, or every <doc> ... </doc> where there are such. Without FILE the model of --from is
-    taken as it is, for train --base.
+    FILE may also be a folder of files of one kind (parquet, jsonl, csv, txt), or a pattern in
+    quotes, such as 'corpus/**/train-*.parquet': memory does not grow with what they hold. In a .txt
+    file every line is a text, or every <doc> ... </doc> where there are such. Without FILE the
+    model of --from is taken as it is, for train --base.
 
     Example: ulmfit-fast pretrain wiki.txt --out general
     """  # fmt: skip

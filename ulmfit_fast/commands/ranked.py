@@ -67,7 +67,7 @@ def run_folder(options: TrainOptions, verb: str) -> RunFolder:
     if options.resume is None:
         return RunFolder(path, overwrite=options.overwrite, go_on=go_on)
     folder = RunFolder(path, overwrite=True, resume=True, go_on=go_on)
-    if not folder.unfinished.exists() and not path.exists():
+    if not folder.unfinished.exists() and not (path / "run.json").is_file():
         raise InputError(f"--resume {path}: there is no run of this name, finished or not")
     return folder
 

@@ -177,19 +177,23 @@ def _check_kinds(source: str, paths: Iterable[Path]) -> None:
             kinds = ", ".join(f".{name}" for name in SHARD_FORMATS)
             raise InputError(
                 f"{path}: is no shard of texts ({kinds}, also .gz, .xz): {advice} "
-                f"{_pattern(source, first[1] if first else 'jsonl')}{_unpacked(path)}"
+                f"{_pattern(source, first and first[0])}{_unpacked(path)}"
             )
         if first is not None and kind != first[1]:
             raise InputError(
                 f"{path}: is .{kind}, and {first[0]} is .{first[1]}: shards have one format; "
-                f"{advice} {_pattern(source, first[1])}"
+                f"{advice} {_pattern(source, first and first[0])}"
             )
         first = first or (path, kind)
 
 
-def _pattern(source: str, kind: str) -> str:
+def _pattern(source: str, shard: Path | None) -> str:
+    """Return a pattern of files like a shard."""
+    ending = ".jsonl"
+    if shard is not None:
+        ending = "".join(shard.suffixes[-2 if kind_of(shard)[1] else -1 :])
     folder = source if Path(source).is_dir() else os.path.dirname(source)
-    return f'"{shown(os.path.join(folder, "**", f"*.{kind}"), 200)}"'
+    return f'"{shown(os.path.join(folder, "**", f"*{ending}"), 200)}"'
 
 
 def _unpacked(path: Path) -> str:
