@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from functools import cache
+from unittest import mock
 
 from fuzz.draws import Draw, refuses
 from fuzz.folders import Written, contents, edited_folder
@@ -36,7 +37,11 @@ class _Stops(Observer):
 @cache
 def checkpoint() -> Written:
     """Stop a training of a model of two units in its first step; return its checkpoint."""
-    sizes.SIZES["nano"] = SIZE
+    with mock.patch.dict(sizes.SIZES, nano=SIZE):
+        return _stopped()
+
+
+def _stopped() -> Written:
     checkpoints = Checkpoints(place("snapshots"), 1e9)
     config = TrainConfig.preset("paper", precision="fp32", min_freq=1, bptt=4)
     config = config.with_stage("pretrain", batch_size=2, epochs=1)
@@ -67,4 +72,5 @@ def run(data: bytes) -> bool:
     """Go on from the checkpoint that bytes describe; return whether it was refused."""
     draw, written = Draw(data), checkpoint()
     written.put(edited_folder(written.files, FILES, draw))
-    return refuses(lambda: ULMFiTTrainer.resume(written.folder.parent, device="cpu"))
+    with mock.patch.dict(sizes.SIZES, nano=SIZE):
+        return refuses(lambda: ULMFiTTrainer.resume(written.folder.parent, device="cpu"))
