@@ -132,8 +132,8 @@ def test_size(
 @pytest.mark.parametrize(
     ("settings", "size", "n_rows", "recipe", "epochs", "lr"),
     [
-        (Settings(), "small", 500, "paper", (2, 12), 0.01),
-        (Settings(), "tiny", 500, "paper", (2, 12), 0.01),
+        (Settings(), "small", 500, "paper", (2, 12), 0.004),
+        (Settings(), "tiny", 500, "paper", (2, 12), 0.004),
         (Settings(), "base", 500, "fastai", (5, 5), 0.02),
         (Settings(lm_epochs=1, epochs=3, lm_lr=0.1), "small", 500, "paper", (1, 3), 0.1),
         (Settings(preset="fastai"), "small", 500, "fastai", (5, 5), 0.02),

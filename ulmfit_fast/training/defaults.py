@@ -26,7 +26,6 @@ DEFAULT_EPOCHS: dict[StageName, int] = {"pretrain": 10, "language_model": 10, "c
 # TREC-6, 10 % held out, seed 0, english (2026-11-25): 8.1 % error with "paper", 2 epochs of the
 # language model and 12 of the classifier; 15.9 % with "fastai", 2 and 5; from scratch 11.9 %.
 SMALL_BASE_EPOCHS: dict[StageName, int] = {"language_model": 2, "classifier": 12}
-SMALL_BASE_LM_RATE = 0.01
 # On less text than this the smallest model is the best: TREC-6 7.6 % with "tiny", 10.6 % "small".
 FEW_WORDS = 200_000
 
@@ -81,8 +80,6 @@ def default_recipe(
     if keeps_knowledge and base_size in (None, "base"):
         return TrainConfig.preset("fastai", seed=seed)
     config = TrainConfig.preset("paper", seed=seed)
-    if keeps_knowledge:
-        config = config.with_stage("language_model", lr=SMALL_BASE_LM_RATE)
     for stage, epochs in (SMALL_BASE_EPOCHS if keeps_knowledge else DEFAULT_EPOCHS).items():
         config = config.with_stage(stage, epochs=epochs)
     return config
