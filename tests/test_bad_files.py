@@ -20,14 +20,17 @@ from ulmfit_fast.text.kinds import kind_by_content
 PROGRAM = "from ulmfit_fast.cli import main; main(prog_name='ulmfit-fast')"
 # Reads a table in a process of its own, and says what came of it and what memory that took.
 READER = """
-import resource, sys
+import sys
+from pathlib import Path
 from ulmfit_fast.errors import InputError
 from ulmfit_fast.text import read_table
 try:
     said = len(read_table(sys.argv[1], labelled=True).texts)
 except InputError as error:
     said = error
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, said)
+# ru_maxrss begins with what the process that forked had.
+peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
+print(peak, said)
 """
 
 

@@ -129,7 +129,7 @@ def test_pretrained_model_is_the_base_of_the_next_run(folder: Path):
     assert json_of(succeed("info", "runs/corpus", "--json"))["kind"] == "language model"
     said = succeed("train", "train.csv", "--base", "runs/corpus", *SHORT_FROM_BASE).stdout
     assert "model     tiny (as in runs/corpus/language_model), word tokens" in said
-    assert "recipe    fastai (keeps what a pretrained model knows), seed 0" in said
+    assert "recipe    paper (keeps what a pretrained model knows; for a small one " in said
     assert "stage 1/2 language model, your texts: " in said
     assert "general text" not in said
     said = succeed("train", "train.csv", *SHORT, "--out", "runs/my file").stdout

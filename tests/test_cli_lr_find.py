@@ -97,7 +97,7 @@ def test_language_model_from_a_base(place: Path) -> None:
     arguments = ("--base", place / "run", "--stage", "language-model", *FEW)
     output = succeed("lr-find", place / "train.csv", *arguments).stdout
     assert "stage     language-model, from" in output
-    assert "layers    embedding (first phase" in output
+    assert "embedding (first phase of the stage)" in output
     assert "--lm-lr" in output
 
 

@@ -45,7 +45,7 @@ def test_training_ends_with_a_report(folder: Path):
     command = " ".join(["ulmfit-fast train train.csv --test test.csv", *WITH_REPORT])
     assert summary["command"] == command
     assert command in page
-    assert {*summary["why"]} == {"size", "device", "recipe", "precision"}
+    assert {*summary["why"]} == {"base", "size", "device", "recipe", "precision"}
     assert all(reason in page for reason in summary["why"].values())
     assert summary["peak_memory"]["host_bytes"] > 2**20
     assert summary["environment"]["processor"] in page

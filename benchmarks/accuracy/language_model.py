@@ -52,6 +52,16 @@ CORPORA: dict[str, tuple[str, Dropouts, int]] = {
     "ptb": ("ptb.{}.txt", PTB_DROPOUTS, 20),
 }
 
+#: What a checkpoint of a trainer says of itself, and the library's reader asks for; of no use here.
+FRAME: dict[str, Any] = {
+    "index": 0, "stage": "language_model", "history": [], "model": {}, "train": {},
+    "entry": {"stage": "language_model", "fingerprint": {}},
+    "trainer": {
+        "config": {}, "size": "base", "tokenizer_kind": "word", "device": "cpu",
+        "cuda_graphs": False,
+    },
+}  # fmt: skip
+
 
 class Words:
     """A corpus as published: words between spaces, `<eos>` at each line's end.
@@ -231,6 +241,7 @@ class Training:
         for layer, (h, c) in enumerate(self.state or ()):
             tensors |= {f"state/{layer}/h": h, f"state/{layer}/c": c}
         values = {
+            **FRAME,
             "unit": self.settings,
             "progress": {name: getattr(self, name) for name in PROGRESS},
             "best_loss": self.best_loss if self.best else None,
