@@ -261,6 +261,25 @@ def test_shares_are_neighbours_that_differ_by_one_row_at_most(n_rows: int, size:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+WITHOUT_PROCESS_GROUPS = """
+import sys, torch
+torch.distributed.is_available = lambda: False
+for name in (
+    "torch.distributed.rendezvous", "ulmfit_fast.training.joined_ranks",
+    "ulmfit_fast.training.ranked_steps",
+):
+    sys.modules[name] = None  # an import of it fails
+from ranked_runs import NO_DROPOUT, begin, config
+from small_training import draw_texts
+begin(config(NO_DROPOUT, 1)).pretrain(draw_texts(8)[0])
+"""
+
+
+def test_one_process_trains_with_a_torch_that_has_no_process_groups() -> None:
+    program = [sys.executable, "-c", WITHOUT_PROCESS_GROUPS]
+    subprocess.run(program, env=ENVIRONMENT, check=True, timeout=120)
+
+
 OPTIONS = [
     *("--size", "tiny", "--lm-epochs", "1", "--epochs", "4", "--batch-size", "8", "--no-report"),
     *("--checkpoint-every", "0"),

@@ -35,6 +35,9 @@ class Ranks:
         """Whether this process talks and writes for all."""
         return self.rank == 0
 
+    def end(self) -> None:
+        """Stop showing that this process lives."""
+
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether it is set in any process."""
         return list(flags)
