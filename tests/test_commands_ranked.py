@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from ulmfit_fast.commands.ranked import after_restart, note_stop
 from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.commands.train_options import RECORD, TrainOptions, how_to_go_on
 from ulmfit_fast.training import launch
+
+LAUNCH = "this one"
 
 
 @pytest.fixture
@@ -30,11 +34,22 @@ def options(out: Path, *, overwrite: bool = False) -> TrainOptions:
     return TrainOptions(Files("rows.csv"), Settings(), out=out, overwrite=overwrite)
 
 
-def unfinished(place: Path) -> Path:
+def unfinished(place: Path, launch_id: str = LAUNCH) -> Path:
     folder = place / "run.unfinished"
     folder.mkdir()
-    (folder / RECORD).write_text("{}")
+    (folder / RECORD).write_text(json.dumps({"launch": launch_id}))
     return folder
+
+
+def finished(place: Path, launch_id: str = LAUNCH) -> Path:
+    folder = place / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"launch": launch_id}))
+    return folder
+
+
+def resumed_by_restart(out: Path, *, overwrite: bool = False) -> Path | None:
+    return after_restart(options(out, overwrite=overwrite), "train", LAUNCH).resume
 
 
 def test_one_process_is_no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,31 +64,43 @@ def test_one_process_is_no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_restart_goes_on_with_its_run(torchrun: pytest.MonkeyPatch, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert after_restart(options(out), "train").resume is None  # it never came to a folder
+    assert resumed_by_restart(out) is None  # it never came to a folder
     unfinished(tmp_path)
-    assert after_restart(options(out), "train").resume == out
+    assert resumed_by_restart(out) == out
+    assert resumed_by_restart(out, overwrite=True) == out
     torchrun.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert after_restart(options(out), "train").resume is None
+    assert resumed_by_restart(out) is None
 
 
 @pytest.mark.usefixtures("torchrun")
-def test_a_restart_does_not_replace_a_run_that_is_finished(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    out.mkdir()
-    assert after_restart(options(out), "train").resume == out
-    assert after_restart(options(out, overwrite=True), "train").resume is None
+def test_a_restart_does_not_replace_its_run_that_is_finished(tmp_path: Path) -> None:
+    out = finished(tmp_path)
+    assert resumed_by_restart(out) == resumed_by_restart(out, overwrite=True) == out
+
+
+@pytest.mark.usefixtures("torchrun")
+@pytest.mark.parametrize("launch_id", ["another", ""])
+@pytest.mark.parametrize("make", [unfinished, finished])
+def test_a_restart_leaves_runs_of_before_to_what_the_first_start_does(
+    tmp_path: Path, make: Callable[[Path, str], Path], launch_id: str
+) -> None:
+    """Neither gone on with nor taken for this one's, which was refused or is to replace them."""
+    make(tmp_path, launch_id)
+    for overwrite in (False, True):
+        assert resumed_by_restart(tmp_path / "run", overwrite=overwrite) is None
 
 
 @pytest.mark.usefixtures("torchrun")
 def test_a_time_limit_is_no_failure_to_restart_from(tmp_path: Path) -> None:
-    folder = unfinished(tmp_path)
-    note_stop(folder, TrainingStopped("it is late"))
+    folder, out = unfinished(tmp_path), tmp_path / "run"
+    note_stop(folder, TrainingStopped("it is late"), LAUNCH)
     with pytest.raises(TrainingStopped, match="--resume"):
-        after_restart(options(tmp_path / "run"), "train")
-    note_stop(folder, None)
-    assert after_restart(options(tmp_path / "run"), "train").resume == tmp_path / "run"
-    note_stop(folder, TrainingStopped("stopped", 15))
-    assert after_restart(options(tmp_path / "run"), "train").resume == tmp_path / "run"
+        resumed_by_restart(out)
+    assert after_restart(options(out), "train", "another").resume is None
+    note_stop(folder, None, LAUNCH)
+    assert resumed_by_restart(out) == out
+    note_stop(folder, TrainingStopped("stopped", 15), LAUNCH)
+    assert resumed_by_restart(out) == out
 
 
 def test_how_to_go_on_names_torchrun(torchrun: pytest.MonkeyPatch) -> None:

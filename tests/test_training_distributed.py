@@ -22,6 +22,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranked_runs import N_RANKS, NO_DROPOUT, begin, config, go_on, stop_at, train
+from small_training import draw_texts
 from torch import Tensor, nn
 
 from ulmfit_fast import AWDLSTMConfig, TextClassifier
@@ -159,6 +160,31 @@ class ThreadRanks(Ranks):
         return tensor.copy_(found)
 
 
+class NotedRanks(Ranks):
+    """One process that notes what it would talk about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.talked: list[str] = []
+
+    def meet(self, what: str) -> None:
+        self.talked.append(what)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        self.talked.append("sum")
+        return tensor
+
+
+def test_ranks_meet_after_a_validation_which_may_take_one_of_them_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ranks = NotedRanks()
+    monkeypatch.setattr("ulmfit_fast.training.tasks.here", lambda: ranks)
+    texts, _ = draw_texts(8)
+    begin(config(NO_DROPOUT, 1)).pretrain(texts, texts)
+    assert ranks.talked == ["validation", "sum"] * 3
+
+
 @pytest.mark.parametrize("shares", [[4, 4], [5, 0, 3], [1, 1, 1], [7, 1]])
 def test_a_batch_norm_sees_the_rows_of_all_ranks(shares: list[int]) -> None:
     """As torch's does with all rows, also where a rank has one or none."""
@@ -235,6 +261,25 @@ def test_shares_are_neighbours_that_differ_by_one_row_at_most(n_rows: int, size:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+WITHOUT_PROCESS_GROUPS = """
+import sys, torch
+torch.distributed.is_available = lambda: False
+for name in (
+    "torch.distributed.rendezvous", "ulmfit_fast.training.joined_ranks",
+    "ulmfit_fast.training.ranked_steps",
+):
+    sys.modules[name] = None  # an import of it fails
+from ranked_runs import NO_DROPOUT, begin, config
+from small_training import draw_texts
+begin(config(NO_DROPOUT, 1)).pretrain(draw_texts(8)[0])
+"""
+
+
+def test_one_process_trains_with_a_torch_that_has_no_process_groups() -> None:
+    program = [sys.executable, "-c", WITHOUT_PROCESS_GROUPS]
+    subprocess.run(program, env=ENVIRONMENT, check=True, timeout=120)
+
+
 OPTIONS = [
     *("--size", "tiny", "--lm-epochs", "1", "--epochs", "4", "--batch-size", "8", "--no-report"),
     *("--checkpoint-every", "0"),
@@ -297,6 +342,16 @@ def test_torchrun_restarts_what_a_kill_ended_and_it_goes_on(folder: Path) -> Non
     steps = list(steps_of(folder / "runs" / "train"))
     assert len(steps) == len(set(steps))
     assert json.loads((folder / "runs" / "train" / "run.json").read_text())["processes"] == 2
+
+
+def test_a_restart_refuses_a_run_of_before_as_the_first_start_does(folder: Path) -> None:
+    (folder / "runs" / "train").mkdir(parents=True)
+    launcher = launch("--max-restarts=1", "-m", "ulmfit_fast", "train", "train.csv", *OPTIONS)
+    output, _ = launcher.communicate(timeout=300)
+    assert launcher.returncode != 0, output
+    said = [line for line in output.splitlines() if line.startswith("error: runs/train: this")]
+    assert len(said) == 2, output  # at the first start and at the second
+    assert not list((folder / "runs" / "train").iterdir())
 
 
 def test_a_rank_that_hangs_ends_the_job_and_one_process_goes_on(folder: Path) -> None:

@@ -10,6 +10,7 @@ from ulmfit_fast.commands.terminal import Terminal
 from ulmfit_fast.commands.train_options import RECORD, TrainOptions, how_to_go_on
 from ulmfit_fast.errors import InputError, TrainingStopped
 from ulmfit_fast.training import launch
+from ulmfit_fast.training.checkpoint import read_json
 from ulmfit_fast.training.launch import is_first
 from ulmfit_fast.training.resume import Checkpoints
 from ulmfit_fast.training.stopping import StopRequest
@@ -18,12 +19,15 @@ from ulmfit_fast.training.stopping import StopRequest
 _LIMIT_REACHED = ".time_limit"
 
 
-def after_restart(options: TrainOptions, verb: str) -> TrainOptions:
+def after_restart(options: TrainOptions, verb: str, launch_id: str) -> TrainOptions:
     """Return options that go on with the run, where torchrun has started the processes anew.
+
+    A run that stood there before is left to be refused or replaced, as at the first start.
 
     Args:
         options: of the command line, which is the same as before.
         verb: that was called.
+        launch_id: of this call of torchrun; see Ranks.
 
     Raises:
         TrainingStopped: the run reached its time limit; it is not to go on by itself.
@@ -32,23 +36,30 @@ def after_restart(options: TrainOptions, verb: str) -> TrainOptions:
         return options
     out = options.resume or options.out or default_out(options.files.train, options.start)
     unfinished = out.with_name(f"{out.name}.unfinished")
-    if (unfinished / _LIMIT_REACHED).exists():
+    note = unfinished / _LIMIT_REACHED
+    if note.exists() and note.read_text() == launch_id:
         raise TrainingStopped(f"the time limit was reached; go on with: {how_to_go_on(verb, out)}")
-    was_begun = (unfinished / RECORD).is_file()
-    was_finished = out.exists() and not unfinished.exists() and not options.overwrite
-    return replace(options, resume=out) if was_begun or was_finished else options
+    is_own = any(_launch_of(path) == launch_id for path in (unfinished / RECORD, out / "run.json"))
+    return replace(options, resume=out) if launch_id and is_own else options
 
 
-def note_stop(place: Path, stopped: TrainingStopped | None) -> None:
+def _launch_of(path: Path) -> str | None:
+    """Return the id of the launch that a run's file is of; None where there is none."""
+    found = read_json(path).get("launch") if path.is_file() else None
+    return found if isinstance(found, str) else None
+
+
+def note_stop(place: Path, stopped: TrainingStopped | None, launch_id: str) -> None:
     """Note in a run's folder whether it was stopped by its time limit.
 
     Args:
         place: the folder.
         stopped: what stopped it; None at its beginning.
+        launch_id: of this call of torchrun.
     """
     note = place / _LIMIT_REACHED
     if stopped is not None and stopped.signal is None and launch.world_size() > 1:
-        note.touch()
+        note.write_text(launch_id)
     else:
         note.unlink(missing_ok=True)
 

@@ -64,6 +64,7 @@ class Run:
         peak_memory: bytes, as environment.peak_memory() counts them.
         has_report: whether report.html is written at the end.
         log_to: trackers that are told of the training.
+        launch_id: of the call of torchrun that trains it; empty in one process.
     """
 
     source: str
@@ -84,6 +85,7 @@ class Run:
     peak_memory: dict[str, int] = field(default_factory=dict)
     has_report: bool = False
     log_to: tuple[str, ...] = ()
+    launch_id: str = ""
 
     @property
     def base_name(self) -> str | None:
@@ -223,6 +225,8 @@ def summarize(run: Run, out: Path) -> dict[str, Any]:
         "environment": environment(),
         "peak_memory": run.peak_memory,
     }
+    if run.launch_id:
+        summary["launch"] = run.launch_id
     if run.data is not None:
         data = run.data
         summary["data"] = {

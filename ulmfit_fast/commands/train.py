@@ -38,7 +38,7 @@ from ulmfit_fast.commands.train_options import (
 from ulmfit_fast.errors import InputError, TrainingStopped
 from ulmfit_fast.text import TextStream, TextTable
 from ulmfit_fast.training.config import StageName
-from ulmfit_fast.training.joining import is_first, join, leave
+from ulmfit_fast.training.joining import here, is_first, join, leave
 from ulmfit_fast.training.observer import Observer
 from ulmfit_fast.training.progress import ConsoleProgress, JsonlLog
 from ulmfit_fast.training.resume import Checkpoints
@@ -65,7 +65,7 @@ def _prepared(
     options: TrainOptions, terminal: Terminal
 ) -> tuple[Run, RunFolder, TrainOptions] | None:
     """Read, check and choose; None where the run is finished already."""
-    options = after_restart(options, "train")
+    options = after_restart(options, "train", here().launch_id)
     folder = run_folder(options, "train")
     if options.resume is not None:
         if folder.path.exists() and not folder.unfinished.exists():
@@ -104,7 +104,7 @@ def _prepared_pretraining(
     options: TrainOptions, terminal: Terminal, stack: ExitStack
 ) -> tuple[Run, RunFolder, TrainOptions] | None:
     """Read, check and choose; None where there is nothing to train."""
-    options = after_restart(options, "pretrain")
+    options = after_restart(options, "pretrain", here().launch_id)
     if options.resume is not None:
         folder = run_folder(options, "pretrain")
         if folder.path.exists() and not folder.unfinished.exists():
@@ -212,7 +212,7 @@ def _execute(run: Run, folder: RunFolder, options: TrainOptions, terminal: Termi
     if not is_first():
         _follow(run, folder, options, terminal)
         return
-    run.command = options.command
+    run.command, run.launch_id = options.command, here().launch_id
     say_plan(run, folder.path, terminal)
     with (
         folder.fill() as place,
@@ -221,8 +221,8 @@ def _execute(run: Run, folder: RunFolder, options: TrainOptions, terminal: Termi
         ) as observers,
     ):
         if not (place / RECORD).exists():
-            write_record(place, "train" if run.data else "pretrain", options)
-        note_stop(place, None)
+            write_record(place, "train" if run.data else "pretrain", options, run.launch_id)
+        note_stop(place, None, run.launch_id)
         write_skipped(place / "skipped.csv", run.skipped)
         checkpoints = checkpoints_of(folder, options, terminal)
         try:
@@ -234,7 +234,7 @@ def _execute(run: Run, folder: RunFolder, options: TrainOptions, terminal: Termi
         except Interrupted as error:
             raise checkpoints.stopped("a place between two stages") from error
         except TrainingStopped as stopped:
-            note_stop(place, stopped)
+            note_stop(place, stopped, run.launch_id)
             raise
         except OSError as error:  # a full disk names no file
             raise OSError(error.errno, error.strerror, error.filename or str(place)) from error

@@ -95,8 +95,8 @@ def how_to_go_on(verb: str, run: Path) -> str:
     return f"{program} {verb} --resume {shlex.quote(str(run))}"
 
 
-def write_record(folder: Path, verb: str, options: TrainOptions) -> None:
-    """Write what a run was called with, and the hashes of what it reads."""
+def write_record(folder: Path, verb: str, options: TrainOptions, launch_id: str = "") -> None:
+    """Write what a run was called with, by which launch, and the hashes of what it reads."""
     values = {name: v for name, v in asdict(options).items() if name not in _OF_ONE_PROCESS}
     values["command"] = command_line()
     texts = _texts_of(options)
@@ -104,6 +104,7 @@ def write_record(folder: Path, verb: str, options: TrainOptions) -> None:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "verb": verb,
+        "launch": launch_id,
         "folder": os.getcwd(),
         "options": values,
         "inputs": {name: _hash_of(name, texts) for name in _inputs(options)},

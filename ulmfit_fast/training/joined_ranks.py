@@ -29,6 +29,8 @@ _LONGEST_SLEEP_S = 0.25
 #: Seconds between two signs of life, and how long one may be late once all are asked to end: one
 #: that has died then counts as lost before torchrun kills those who wait for it.
 _BEAT_S, _LATE_S = 1.0, 5.0
+# gloo sees at once that the host of a rank is gone, so NCCL comes second: times the timeout.
+DEVICE_TIMEOUT = 2.0
 _LOST = "another process of this training has ended, or has not answered for {:g} s"
 
 
@@ -37,15 +39,19 @@ class JoinedRanks(Ranks):
 
     Args:
         timeout_s: seconds after which a process counts as lost.
+        launch_id: see Ranks.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, launch_id: str = "") -> None:
         super().__init__()
+        self.launch_id = launch_id
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.timeout_s = timeout_s
         waits = timedelta(seconds=timeout_s)
         self.control = dist.new_group(backend="gloo", timeout=waits)
-        self.sums = dist.new_group(timeout=waits)
+        # As for the default group: NCCL's watchdog ends the process without a word.
+        with_nccl = "nccl" in str(dist.get_backend_config())
+        self.sums = dist.new_group(timeout=waits * (DEVICE_TIMEOUT if with_nccl else 1))
         default_store = dist.distributed_c10d._get_default_store()
         self._store = dist.distributed_c10d.PrefixStore("ulmfit_fast", default_store)
         self._n_turns = 0

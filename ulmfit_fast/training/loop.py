@@ -21,7 +21,6 @@ from ulmfit_fast.training.keeper import Keeper, Place, StageState
 from ulmfit_fast.training.micro_batches import RowLimit
 from ulmfit_fast.training.observer import Observer, Step
 from ulmfit_fast.training.plan import StagePlan, stage_plan
-from ulmfit_fast.training.ranked_steps import RankedSteps
 from ulmfit_fast.training.stage_state import Progress, StageParts, StageResult, Sums
 from ulmfit_fast.training.steps import Batch, EagerSteps, Metrics, Task
 from ulmfit_fast.training.stopping import Interrupted
@@ -101,6 +100,9 @@ class Fit:
         ranks = here()
         steps = EagerSteps(task, optimizer)
         if ranks.size > 1:
+            # Here, as torch may have been built without process groups.
+            from ulmfit_fast.training.ranked_steps import RankedSteps
+
             steps = RankedSteps(task, optimizer, ranks)
         if graphed is not None:
             steps = GraphSteps(task, optimizer, graphed)

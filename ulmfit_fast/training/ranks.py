@@ -18,12 +18,14 @@ class Ranks:
     Attributes:
         rank: number of this process.
         size: how many there are.
+        launch_id: of the call of torchrun, the same after its restarts; empty where nobody knows.
         is_signalled: says whether this process was asked to end, as torchrun does with all others
             when one has died.
     """
 
     rank = 0
     size = 1
+    launch_id = ""
 
     def __init__(self) -> None:
         self.is_signalled: Callable[[], bool] = lambda: False
@@ -32,6 +34,9 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this process talks and writes for all."""
         return self.rank == 0
+
+    def end(self) -> None:
+        """Stop showing that this process lives."""
 
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether it is set in any process."""

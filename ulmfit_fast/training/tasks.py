@@ -100,6 +100,7 @@ class LanguageModelTask:
                 sums[:2] += sum(of_part for of_part, _ in found)
                 state = join_states([after for _, after in found])
                 sums[2] += ids.numel()
+        here().meet("validation")  # the shares of some may take longer than the timeout
         sums = here().sum(sums)
         loss, accuracy = (sums[:2] / sums[2]).tolist()
         perplexity = math.exp(min(loss, 700.0))  # exp overflows a float beyond 709
@@ -267,6 +268,7 @@ def classify(
     model.train(was_training)
     of_all = [torch.cat(logits), torch.cat(labels), torch.cat(rows)]
     if batches.world_size > 1:
+        here().meet("validation")
         counts = batches.counts()
         of_all = [here().gather(each, counts) for each in of_all]
     order = of_all[2].argsort()
