@@ -115,7 +115,9 @@ def _launch_id(store: Any) -> str:
 
     torchrun's run id is no help: it is "none", or what the user gives to every launch.
     """
-    while isinstance(store, dist.distributed_c10d.PrefixStore):  # torch puts one around it for each attempt
+    while isinstance(
+        store, dist.distributed_c10d.PrefixStore
+    ):  # torch puts one around it for each attempt
         store = store.underlying_store
     found: bytes = store.compare_set("ulmfit_fast/launch", "", uuid.uuid4().hex)
     return found.decode()
