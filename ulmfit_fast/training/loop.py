@@ -174,7 +174,7 @@ class Fit:
         now = time.perf_counter()
         self.now.progress.seconds = now - self._began
         self.now.progress.epoch_seconds = now - self._epoch_began
-        return self.now.capture(self.task.device)
+        return self.now.capture(self.task.device, is_first=here().is_first)
 
     def _restore(self, state: StageState) -> None:
         self.now.restore(state, self.task.device)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ulmfit_fast.text.batches import share_of
 from ulmfit_fast.training.keeper import Capture, Place, StageState
-from ulmfit_fast.training.ranked_steps import norms_over_ranks
 from ulmfit_fast.training.ranks import Ranks
 from ulmfit_fast.training.resume import Checkpoints
 from ulmfit_fast.training.snapshot import Snapshot
@@ -55,7 +54,8 @@ class RankedKeeper(StageKeeper):
 
     def begun(self) -> StageState | None:
         """Return what this process goes on from; None if the stage begins."""
-        return self._own(super().begun())
+        state, self._state = super().begun(), None  # the rows of all, and more: not needed again
+        return self._own(state)
 
     def is_asked_to_stop(self) -> bool:
         """Say whether any process is asked to."""
@@ -68,15 +68,16 @@ class RankedKeeper(StageKeeper):
         if is_asked:
             self.stop(place, capture)
         elif is_due:
-            state = self._whole(capture())
+            captured = self._captured(capture)
             with self._ranks.in_turn(_WRITES):
-                self._try_to_save(place, lambda: state)
+                if self._ranks.is_first:
+                    self._try_to_save(place, captured)
 
     def stop(self, place: Place, capture: Capture) -> None:
         """Write a checkpoint and raise TrainingStopped; TrainingError if the disk refuses."""
-        state = self._whole(capture())
+        captured = self._captured(capture)
         with self._ranks.in_turn(_WRITES):
-            self._save(place, lambda: state)
+            self._save(place, captured)
         raise self._checkpoints.stopped(str(place))
 
     def go_back(self) -> StageState | None:
@@ -89,6 +90,23 @@ class RankedKeeper(StageKeeper):
         """Tell the user, in the first process."""
         if self._ranks.is_first:
             super().warn(message)
+
+    def _captured(self, capture: Capture) -> Capture:
+        """Return what gives the state of all processes, or raises if one could not take its own."""
+        failure: MemoryError | RuntimeError | None = None
+        try:
+            state = capture()
+        except (MemoryError, RuntimeError) as error:  # the others would wait for it in vain
+            failure = error
+        if self._ranks.any(failure is not None)[0]:
+            refusal = failure or MemoryError("out of memory in another process")
+
+            def refuse() -> StageState:
+                raise refusal
+
+            return refuse
+        whole = self._whole(state)
+        return lambda: whole
 
     def _whole(self, state: StageState) -> StageState:
         """Return the state of all processes."""
@@ -114,6 +132,8 @@ class RankedKeeper(StageKeeper):
             if name.startswith("lstm/"):
                 rows = share_of(len(tensor), rank, size)
                 tensors[name] = tensor[rows.start : rows.stop].clone()
+            elif name == "generator/cuda" and not torch.cuda.is_available():
+                continue  # begun on GPUs, going on without
             elif name.startswith("generator/") and not is_same:
                 step = state.values["progress"]["step"]
                 device = "cpu" if name == "generator/cpu" else "cuda"
@@ -125,6 +145,7 @@ class RankedKeeper(StageKeeper):
                 tensors[name] = state.tensors.get(f"ranks/{rank}/{name}", tensor)
             elif not name.startswith("ranks/"):
                 tensors[name] = tensor
+        state.tensors.clear()  # each process would keep what is the others'
         return StageState(state.values, tensors)
 
 
@@ -184,6 +205,8 @@ def together(
     if ranks.size == 1:
         yield
         return
+    from ulmfit_fast.training.ranked_steps import norms_over_ranks  # may be missing in torch
+
     then = "train again" if checkpoints is None else f"go on with: {checkpoints.how_to_go_on}"
     with ExitStack() as stack:
         if checkpoints is not None:

@@ -125,19 +125,28 @@ class StageParts:
     result: StageResult
     best_weights: dict[str, Tensor] | None = None
 
-    def capture(self, device: torch.device) -> StageState:
-        """Return the state; its tensors are those of the training unless they had to be copied."""
+    def capture(self, device: torch.device, *, is_first: bool = True) -> StageState:
+        """Return the state; its tensors are those of the training unless they had to be copied.
+
+        Args:
+            device: of the training.
+            is_first: False leaves out what all processes have alike.
+        """
+        tensors = self._common() if is_first else {}
+        for layer, (h, c) in enumerate(self.steps.state or []):
+            tensors |= {f"lstm/{layer}/h": h, f"lstm/{layer}/c": c}
+        tensors |= {f"generator/{name}": each for name, each in generators(device).items()}
+        self.progress.rows = self.steps.micro_batches.limit.rows
+        values = {"progress": asdict(self.progress), "result": asdict(self.result)}
+        return StageState(values, {name: each.detach().cpu() for name, each in tensors.items()})
+
+    def _common(self) -> dict[str, Tensor]:
+        """Return the tensors that all processes have alike."""
         tensors = {f"model/{name}": each for name, each in self.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{name}": each for name, each in state.items()}
         tensors |= {f"best/{name}": each for name, each in (self.best_weights or {}).items()}
-        for layer, (h, c) in enumerate(self.steps.state or []):
-            tensors |= {f"lstm/{layer}/h": h, f"lstm/{layer}/c": c}
-        tensors |= {f"generator/{name}": each for name, each in generators(device).items()}
-        tensors |= {"sums/loss": self.sums.loss, "sums/n_steps": self.sums.n_steps}
-        self.progress.rows = self.steps.micro_batches.limit.rows
-        values = {"progress": asdict(self.progress), "result": asdict(self.result)}
-        return StageState(values, {name: each.detach().cpu() for name, each in tensors.items()})
+        return tensors | {"sums/loss": self.sums.loss, "sums/n_steps": self.sums.n_steps}
 
     def restore(self, state: StageState, device: torch.device) -> None:
         """Become what was captured, in place as far as there is a place."""
