@@ -89,4 +89,5 @@ def checkpoints_of(folder: RunFolder, options: TrainOptions, terminal: Terminal)
     return Checkpoints(
         place / CHECKPOINTS, options.checkpoint_every_s, logs=[place / "metrics.jsonl"],
         warn=terminal.warn, stop=StopRequest(options.time_left_s), how_to_go_on=folder.go_on,
+        processes=options.settings.processes,
     )  # fmt: skip

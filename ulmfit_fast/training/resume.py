@@ -59,6 +59,7 @@ class Checkpoints:
         warn: told what the user should know; None warns as Python does.
         stop: whether to stop.
         how_to_go_on: end of the message when a training stopped; None names ULMFiTTrainer.resume.
+        processes: that began the training, whose batches it keeps; None: as many as train now.
         resumed: what the training goes on from, once find() has found it.
     """
 
@@ -68,6 +69,7 @@ class Checkpoints:
     warn: Callable[[str], None] = _warn
     stop: StopRequest = field(default_factory=StopRequest)
     how_to_go_on: str | None = None
+    processes: int | None = None
     resumed: Snapshot | None = field(default=None, init=False)
     saving_s: float = field(default=0.0, init=False)
     _saved_at: float = field(default=0.0, init=False)
@@ -87,6 +89,13 @@ class Checkpoints:
     def seconds(self) -> float:
         """Seconds that the training has taken, before it was stopped too."""
         return self._earlier_s + time.monotonic() - self._began
+
+    def begun_by(self) -> int:
+        """Return the number of processes that began the training."""
+        if self.resumed is None:
+            return self.processes or here().size
+        n: int = self.resumed.values["trainer"].get("processes", 1)
+        return n
 
     def paths(self) -> list[Path]:
         """Return the checkpoints that are there, the newest last."""
@@ -112,17 +121,21 @@ class Checkpoints:
             resumed: None if there is no checkpoint.
 
         Raises:
-            InputError: all are damaged, of another version, or another trainer is at it.
+            InputError: all are damaged, of another version, or another trainer is at it; the
+                processes see different ones.
         """
+        self.resumed = None
         with here().in_turn("looking for a checkpoint"):
-            if not self.folder.is_dir():
-                return None
-            self._lock.look()
-            with self.locked():
-                return self._find()
+            if self.folder.is_dir():
+                self._lock.look()
+                with self.locked():
+                    self._find()
+        found, which = self.resumed, ("index", "stage", "run_seconds", "logs")
+        here().check_same(str(found and [found.values[name] for name in which]), "checkpoints")
+        return self.resumed
 
-    def _find(self) -> Snapshot | None:
-        """Read the newest checkpoint that is whole; see find."""
+    def _find(self) -> None:
+        """Read the newest checkpoint that is whole, if there are any; see find."""
         self.stop.forget()
         self._began = time.monotonic()
         paths = self.paths()
@@ -140,10 +153,9 @@ class Checkpoints:
             self._sweep()
             self._earlier_s = self.resumed.values["run_seconds"]
             self.cut_logs(self.resumed)
-            return self.resumed
+            return
         if damaged:
             raise InputError(f"{damaged[0]}; no checkpoint before it is whole: train again")
-        return None
 
     def check_free(self) -> None:
         """Raise InputError if the folder has checkpoints and none of them was asked for."""

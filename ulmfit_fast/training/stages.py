@@ -146,9 +146,8 @@ class Stages:
         ranks, checkpoints = here(), self._checkpoints
         self._device, self._observers, self._recorder = device, self.told(observers), recorder
         if "processes" not in self._described:
-            begun = checkpoints.resumed if checkpoints is not None else None
-            of = begun.values["trainer"] if begun is not None else {"processes": ranks.size}
-            self._described["processes"] = of.get("processes", 1)
+            n = ranks.size if checkpoints is None else checkpoints.begun_by()
+            self._described["processes"] = n
         try:
             return self._run(stage)
         finally:  # a trainer that does not train is copied and pickled
@@ -188,7 +187,7 @@ class Stages:
         model = outcome.model
         if index >= len(done) and model is not None:
             made = (model, outcome.tokenizer)
-            with here().in_turn(f"saving stage {stage.name}"), checkpoints.stop.held_back():
+            with checkpoints.stop.held_back(), here().in_turn(f"saving stage {stage.name}"):
                 checkpoints.try_to_write(
                     lambda: self._end_of(stage, entry, made, history), f"{stage.name}-done"
                 )
