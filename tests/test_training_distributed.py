@@ -103,7 +103,7 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(trainings: Train
             assert torch.allclose(tensor.double(), expected.double(), atol=1e-4)
     assert trainings.warnings == [
         "begun by 2 processes, going on in 1 process: batches stay as they were, all rows "
-        "together; masks are drawn anew"
+        "together; masks are others"
     ]
     assert "begun by 1 process, going on in 2 processes" in trainings.ranks[0]["warnings"][0]
     assert not trainings.ranks[1]["warnings"]

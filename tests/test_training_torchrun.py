@@ -1,4 +1,4 @@
-"""Processes that die, hang or begin anew under torchrun."""
+"""torchrun: what a killed process, a hanging one and a restart lead to, what is refused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from cli_runs import run, succeed, write_rows
 from torchrun import launch
+
+from ulmfit_fast import InputError
+from ulmfit_fast.training.device import choose_device
+from ulmfit_fast.training.loop import Fit
+from ulmfit_fast.training.ranks import Ranks
+from ulmfit_fast.training.resume import Checkpoints
 
 OPTIONS = [
     *("--size", "tiny", "--lm-epochs", "1", "--epochs", "4", "--batch-size", "8", "--no-report"),
@@ -122,3 +130,50 @@ def test_one_process_is_asked_for(monkeypatch: pytest.MonkeyPatch, folder: Path)
     assert "error: info is for one process: call it without torchrun" in result.stderr
     monkeypatch.setenv("RANK", "1")
     assert run("info").stderr == ""
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_an_error_that_all_processes_have_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, says: bool
+) -> None:
+    for name, value in {
+        "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    ranks = Ranks()
+    monkeypatch.setattr(ranks, "is_first_to_say", lambda: says)
+    monkeypatch.setattr("ulmfit_fast.training.joining._joined", ranks)
+    result = run("train", "missing.csv")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: rank 1: missing.csv") == says
+    assert bool(result.stderr) == says
+
+
+def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1",
+        "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="each on the GPU of its number: give cuda"):
+        choose_device("cuda:0")
+
+
+def test_graphs_are_refused_in_processes_that_no_launcher_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ulmfit_fast.training.loop.here", lambda: SimpleNamespace(size=2))
+    task, anything = SimpleNamespace(has_few_shapes=True), cast("Any", object())
+    with pytest.raises(InputError, match="CUDA graphs are of one process, and 2 train here"):
+        Fit(cast("Any", task), anything, [], from_scratch=True, recorder=anything)
+
+
+def test_a_run_keeps_the_batch_that_it_was_begun_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where four processes go on before the first checkpoint of two."""
+    four = Ranks()
+    four.size = 4
+    monkeypatch.setattr("ulmfit_fast.training.resume.here", lambda: four)
+    assert Checkpoints(tmp_path, processes=2).begun_by() == 2
+    assert Checkpoints(tmp_path).begun_by() == 4

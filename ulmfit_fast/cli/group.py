@@ -196,8 +196,8 @@ class Verbs(click.Group):
 def _speaker(error: BaseException | None) -> str | None:
     """Return what stands before an error's message; None where another process says it.
 
-    Before they have joined, all processes of a training fail alike. That one of them is lost is
-    said once, by who notices it first.
+    Before they have joined, all processes of a training fail alike. From then on an error is said
+    once, by who notices it first: the others have the same, or have lost that one.
     """
     if launch.world_size() == 1:
         return ""
@@ -207,7 +207,8 @@ def _speaker(error: BaseException | None) -> str | None:
         return "" if joined is None or joined.is_first_to_say() else None
     if joined is None:
         return "" if launch.is_first() else None
-    joined.is_first_to_say()
+    if not joined.is_first_to_say():
+        return None
     return "" if launch.is_first() else f"rank {launch.rank()}: "
 
 

@@ -31,6 +31,12 @@ def choose_device(name: str | None) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"no kernels for device {name!r}: give cpu or cuda")
     if device.type == "cuda":
+        is_own = device.index in (None, launch.local_rank())
+        if launch.local_world_size() > 1 and not is_own:
+            raise InputError(
+                f"device {name!r}: {launch.local_world_size()} processes train here, each on the "
+                "GPU of its number: give cuda"
+            )
         check_cuda(device)
     return device
 
@@ -60,13 +66,18 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def check_cuda_graphs(device: torch.device) -> None:
     """Raise InputError unless the device can replay CUDA graphs, and one process trains."""
-    if launch.world_size() > 1:
-        raise InputError(
-            f"CUDA graphs are of one process, and {launch.world_size()} train here: train without "
-            "--cuda-graphs (cuda_graphs=False)"
-        )
+    check_alone(launch.world_size())
     if device.type != "cuda":
         raise InputError(
             f"CUDA graphs need a GPU, and the device is {str(device)!r}: train without "
+            "--cuda-graphs (cuda_graphs=False)"
+        )
+
+
+def check_alone(n_processes: int) -> None:
+    """Raise InputError, where CUDA graphs are wanted, unless one process trains."""
+    if n_processes > 1:
+        raise InputError(
+            f"CUDA graphs are of one process, and {n_processes} train here: train without "
             "--cuda-graphs (cuda_graphs=False)"
         )

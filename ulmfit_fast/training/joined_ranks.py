@@ -55,6 +55,7 @@ class JoinedRanks(Ranks):
         default_store = dist.distributed_c10d._get_default_store()
         self._store = dist.distributed_c10d.PrefixStore("ulmfit_fast", default_store)
         self._n_turns = 0
+        self._is_first_to_say: bool | None = None  # once asked
         self._ends = threading.Event()
         atexit.register(self._ends.set)
         threading.Thread(target=self._beat, name="beats", daemon=True).start()
@@ -153,10 +154,12 @@ class JoinedRanks(Ranks):
 
     def is_first_to_say(self) -> bool:
         """Say whether no other process has said yet that the training failed."""
-        try:
-            return self._store.add("said", 1) == 1
-        except RuntimeError:  # the store is gone with the process that held it
-            return True
+        if self._is_first_to_say is None:
+            try:
+                self._is_first_to_say = self._store.add("said", 1) == 1
+            except RuntimeError:  # the store is gone with the process that held it
+                self._is_first_to_say = True
+        return self._is_first_to_say
 
     @contextmanager
     def _losing(self) -> Iterator[None]:
@@ -166,7 +169,8 @@ class JoinedRanks(Ranks):
         except RuntimeError as error:
             if not is_of_lost_rank(error):
                 raise
-            raise RankLostError(_LOST.format(self.timeout_s)) from error
+            first_line = str(error).partition("\n")[0]
+            raise RankLostError(f"{_LOST.format(self.timeout_s)} ({first_line})") from error
 
     def _wait(self, turn: str, key: str, watched: list[int], what: str) -> None:
         """Wait for a key of a turn, as long as the watched processes live."""

@@ -14,6 +14,7 @@ from ulmfit_fast.model import LossParts
 from ulmfit_fast.optim import LayerwiseAdamW, layer_param_groups, set_rates
 from ulmfit_fast.schedule import Phase, discriminative_rates
 from ulmfit_fast.training.config import StageConfig, TrainConfig
+from ulmfit_fast.training.device import check_alone
 from ulmfit_fast.training.graphs import GraphSteps, Recorder
 from ulmfit_fast.training.heap import Heap
 from ulmfit_fast.training.joining import here
@@ -57,7 +58,8 @@ class Fit:
         plan: in place of the recipe's phases, rates and schedule; None takes those.
 
     Raises:
-        InputError: the plan is of another number of layer groups.
+        InputError: the plan is of another number of layer groups, or CUDA graphs are wanted where
+            several processes train.
     """
 
     def __init__(
@@ -71,6 +73,9 @@ class Fit:
         keeper: Keeper | None = None,
         plan: StagePlan | None = None,
     ) -> None:
+        graphed = recorder if task.has_few_shapes else None
+        if graphed is not None:
+            check_alone(here().size)
         self.task = task
         self.config = config
         self.settings: StageConfig = getattr(config, task.stage)
@@ -89,7 +94,6 @@ class Fit:
             weight_decay=config.weight_decay,
             undecayed=task.model.undecayed_parameters(),
         )
-        graphed = recorder if task.has_few_shapes else None
         optimizer = LayerwiseAdamW(
             groups,
             betas=config.betas,
