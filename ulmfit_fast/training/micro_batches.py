@@ -2,7 +2,7 @@
 
 The update is that of the whole batch, to rounding: gradients of the parts add up, each weighted by
 its share of the mean. The classifier's batch norm sees the pooled features of all documents, so its
-batches run twice: without history for the features, then part by part for the encoder's gradient
+batches run twice: part by part for the features, each part's graph freed, then for the gradient
 (Gao, Zhang, Han, Callan 2021, arXiv:2101.06983). Every part draws its own masks.
 """
 
@@ -134,7 +134,7 @@ class MicroBatches:
     """Takes the gradient of a batch, in parts where it does not fit into memory.
 
     Nothing is averaged over processes here: whoever does so, does it after `gradients`, once a
-    batch. A process may cut its rows while others do not.
+    batch. RankedSteps, where several processes train, cuts no batch.
 
     Args:
         task: whose batches.

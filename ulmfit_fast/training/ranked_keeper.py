@@ -3,12 +3,13 @@
 A checkpoint looks like that of one process: the LSTMs' state has the rows of all processes, in the
 order of the streams. Beside it stand the random generators of the other processes. So any number
 of processes, one too, can go on with it: the rows are shared out anew. With another number than
-before, the generators are drawn anew from the seed.
+before, several draw their generators anew from the seed; one goes on with that of the first.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -84,6 +85,8 @@ class RankedKeeper(StageKeeper):
         """Return the newest state of this stage, or the one before where that did not help."""
         with self._ranks.in_turn("going back to a checkpoint"):
             state = super().go_back()
+        where = None if state is None else state.values["progress"]
+        self._ranks.check_same(json.dumps(where, sort_keys=True), "checkpoints")
         return self._own(state)
 
     def warn(self, message: str) -> None:
@@ -185,7 +188,7 @@ def say_other_number(state: StageState | None, ranks: Ranks, checkpoints: Checkp
     if before != ranks.size and ranks.is_first:
         checkpoints.warn(
             f"begun by {count(before)}, going on in {count(ranks.size)}: batches stay as they "
-            "were, all rows together; masks are drawn anew"
+            "were, all rows together; masks are others"
         )
 
 
