@@ -124,17 +124,18 @@ class Checkpoints:
             InputError: all are damaged, of another version, or another trainer is at it; the
                 processes see different ones.
         """
+        found: Snapshot | None = None
         self.resumed = None
         with here().in_turn("looking for a checkpoint"):
             if self.folder.is_dir():
                 self._lock.look()
                 with self.locked():
-                    self._find()
-        found, which = self.resumed, ("index", "stage", "run_seconds", "logs")
+                    found = self._find()
+        which = ("index", "stage", "run_seconds", "logs")
         here().check_same(str(found and [found.values[name] for name in which]), "checkpoints")
-        return self.resumed
+        return found
 
-    def _find(self) -> None:
+    def _find(self) -> Snapshot | None:
         """Read the newest checkpoint that is whole, if there are any; see find."""
         self.stop.forget()
         self._began = time.monotonic()
@@ -153,9 +154,10 @@ class Checkpoints:
             self._sweep()
             self._earlier_s = self.resumed.values["run_seconds"]
             self.cut_logs(self.resumed)
-            return
+            return self.resumed
         if damaged:
             raise InputError(f"{damaged[0]}; no checkpoint before it is whole: train again")
+        return None
 
     def check_free(self) -> None:
         """Raise InputError if the folder has checkpoints and none of them was asked for."""
