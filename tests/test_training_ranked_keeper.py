@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranked_runs import NO_DROPOUT, config, stop_at
 from resume_runs import make_checkpoints
 from torch import Tensor
 
@@ -89,3 +90,26 @@ def test_all_go_on_without_a_checkpoint_where_memory_is_full_in_one(
     assert "training goes on" in warnings[0]
     with pytest.raises(TrainingError, match="but not saved"):
         kept.stop(PLACE, capture)
+
+
+def test_processes_that_see_other_checkpoints_do_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they compare differs from one checkpoint to the next, and from none."""
+    compared: list[str] = []
+
+    class Compares(Ranks):
+        def check_same(self, content: str, what: str) -> None:
+            compared.append(content)
+            assert what == "checkpoints"
+
+    monkeypatch.setattr("ulmfit_fast.training.resume.here", Compares)
+    make_checkpoints(tmp_path).find()
+    settings = config(NO_DROPOUT, 1)
+    for step in (2, 3):
+        stop_at(tmp_path / str(step), settings, "pretrain", step)
+        for _ in range(2):
+            make_checkpoints(tmp_path / str(step)).find()
+    none, *found = compared
+    assert none == "None"
+    assert found[0] == found[1] != found[2] == found[3]
