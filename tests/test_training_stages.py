@@ -192,10 +192,10 @@ def test_a_host_without_memory_for_a_checkpoint_trains_on(
     capture = StageParts.capture
     n_refused = 0
 
-    def refuse(self: StageParts, device: Any) -> Any:
+    def refuse(self: StageParts, device: Any, **which: Any) -> Any:
         nonlocal n_refused
         if self.progress.step == 0:
-            return capture(self, device)
+            return capture(self, device, **which)
         n_refused += 1
         raise error
 
